@@ -1,0 +1,352 @@
+"""What each command of `w2s` does. Returns exit codes; raises the packages' own errors for a person to read."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.errors import SpecError, SweepError
+from sweep.gc import delete, find_garbage
+from sweep.manifest import write_manifest
+from sweep.plan import KINDS, Plan
+from sweep.session import Session
+from sweep.state import Standing, State, stand
+from sweep.store import Store
+
+WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)
+NOMINAL_GPU_FLOPS = 1e14
+"""FLOP/s that `w2s plan` assumes of a GPU for its hours: 100 TFLOP/s, a tenth of an H100's bf16 peak."""
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+# -- plan ------------------------------------------------------------------------------------------------------
+
+
+def plan(args: argparse.Namespace) -> int:
+    session = Session.open(args.spec, args.storage)
+    standings = stand(session.plan, session.store)
+    if args.list:
+        for run_id, run in session.plan.runs.items():
+            print(f"{run_id}  {run.label:<60}  {standings[run_id].state.value:<8}  {standings[run_id].reason}")
+        return 0
+    plan = session.plan
+    todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
+    console.print(f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}")
+    console.print(_counts_table(plan, standings))
+    console.print(
+        f"sharing: trained one by one, the pairs would ask for {plan.requested:,} supervisors, students and ceilings; "
+        f"the plan has {sum(run.task is not None for run in plan.runs.values()):,}"
+    )
+    work = sum(plan.runs[run_id].work for run_id in todo)
+    path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
+    console.print(
+        f"to run: {work:.2e} FLOPs ({work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s), "
+        f"longest chain {path:.2e}"
+    )
+    console.print(f"memory: at most {_size(max((run.memory for run in plan.runs.values()), default=0))} on a device for one run")
+    console.print(f"storage: about {_size(_disk(plan))} in all")
+    return 0
+
+
+def _counts_table(plan: Plan, standings: Mapping[str, Standing]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("runs")
+    states = [state for state in State if any(s.state == state for s in standings.values())]
+    for column in ("in plan", *(state.value for state in states), "FLOPs to run"):
+        table.add_column(column, justify="right")
+    for kind in KINDS:
+        ids = [run_id for run_id, run in plan.runs.items() if run.kind == kind]
+        if not ids:
+            continue
+        count = Counter(standings[run_id].state for run_id in ids)
+        flops = sum(plan.runs[run_id].work for run_id in ids if standings[run_id].state in WILL_RUN)
+        cells = [f"{count[state]:,}" if count[state] else "·" for state in states]
+        table.add_row(kind.replace("_", " "), f"{len(ids):,}", *cells, f"{flops:.1e}" if flops else "·")
+    return table
+
+
+def _disk(plan: Plan) -> float:
+    """Bytes the plan's results will take: predictions at about 30 bytes a row, and the weights that are kept."""
+    total = 0.0
+    for run in plan.runs.values():
+        if run.task is not None:
+            total += 30.0 * sum(run.task.summary.sizes.values())
+        if run.keep_weights and run.model is not None:
+            total += 4.0 * run.model.n_params
+    return total
+
+
+# -- run, ladder -----------------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> int:
+    session = Session.open(args.spec, args.storage)
+    chosen = session.select(args.only)
+    code = _execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
+    if not args.no_report and session.plan.pairs and not args.only:
+        print(f"report: {_report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))}")
+    return code
+
+
+def ladder(args: argparse.Namespace) -> int:
+    session = Session.open(args.spec, args.storage)
+    rungs = {run_id for run_id, run in session.plan.runs.items() if run.kind == "pretrain"}
+    code = _execute(session, rungs, retry_failed=False, address=args.address) if rungs else 0
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in ("rung", "seed", "parameters", "matrix parameters", "pretraining FLOPs", "where"):
+        table.add_column(column, justify="left" if column in ("rung", "where") else "right", overflow="fold")
+    for run_id in rungs:
+        run, model = session.plan.runs[run_id], session.plan.runs[run_id].model
+        assert model is not None
+        done = session.store.done(run_id)
+        where = str(session.store.path("runs", run_id, "attempts", done.attempt, "weights")) if done else "failed"
+        table.add_row(run.rung, str(run.seed), f"{model.n_params:,}", f"{model.n_matmul:,}", f"{model.pretrain_flops:.2e}", where)
+    for rung in session.spec.ladder.rungs:
+        if not any(session.plan.runs[run_id].rung == rung.name for run_id in rungs):
+            table.add_row(rung.name, "·", "", "", "", getattr(rung, "model", ""))
+    console.print(table)
+    return code
+
+
+def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address: str | None) -> int:
+    """Run what is missing of `chosen` and its ancestors; says what failed. Returns the exit code."""
+    plan, store = session.plan, session.store
+    standings = stand(plan, store, verify=True)
+    wanted = plan.with_ancestors(chosen)
+    store.check_writable()
+    if plan.pairs:
+        write_manifest(store, session.spec, plan, session.file)
+    for run_id in wanted:
+        if standings[run_id].reason.startswith("damaged"):
+            print(f"{plan.runs[run_id].label}: {standings[run_id].reason}; running it again", file=sys.stderr)
+            store.quarantine(run_id)
+    given_up = {i: standings[i].reason for i in wanted if standings[i].state == State.GIVEN_UP}
+    if retry_failed:
+        given_up = {}
+    blocked = plan.descendants(given_up) & wanted
+    todo = {i for i in wanted if standings[i].state != State.DONE} - blocked - set(given_up)
+    # A descendant of a damaged run may itself be done: its result does not change, so it stays.
+    failed = dict(given_up)
+    interrupted = False
+    if todo:
+        from sweep.engine import run_plan
+
+        threads = session.spec.ladder.pretrain.cpu_threads
+        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address)
+        failed |= outcome.failed
+        blocked |= outcome.blocked
+        interrupted = outcome.interrupted
+        print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(wanted) - len(todo)} were in {store.root} already")
+    else:
+        print(f"nothing to run: {len(wanted) - len(failed) - len(blocked)} of {len(wanted)} runs are in {store.root}")
+    for run_id, message in failed.items():
+        again = "; only --retry-failed tries it again" if run_id in given_up else ""
+        print(f"failed: {plan.runs[run_id].label}: {message}{again}\n  w2s show {run_id} --storage {shlex.quote(store.root)}")
+    if blocked:
+        print(f"blocked by these: {len(blocked)} runs, such as {plan.runs[sorted(blocked)[0]].label}")
+    if interrupted:
+        print("interrupted; the same command goes on where it stopped")
+    return 1 if failed or blocked or interrupted else 0
+
+
+# -- status ----------------------------------------------------------------------------------------------------
+
+
+def status(args: argparse.Namespace) -> int:
+    session = Session.open(args.spec, args.storage)
+    plan, standings = session.plan, stand(session.plan, session.store)
+    console.print(f"sweep [bold]{session.sweep_id}[/bold] in {session.store.root}")
+    console.print(_counts_table(plan, standings))
+    work = {i: run.work for i, run in plan.runs.items()}
+    done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
+    console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs are done")
+    for run_id, standing in standings.items():
+        notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
+        if standing.state != State.DONE and (args.list or notable):
+            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}")
+    return 1 if any(s.state in (State.FAILED, State.GIVEN_UP, State.BLOCKED) for s in standings.values()) else 0
+
+
+# -- report, export --------------------------------------------------------------------------------------------
+
+
+def report(args: argparse.Namespace) -> int:
+    if Path(args.source).is_file():
+        session = Session.open(args.source, args.storage)
+        store, sweep = session.store, session.sweep_id
+        if not store.fs.exists(store.path("sweeps", sweep, "manifest.parquet")):
+            raise SpecError(f"{args.source}: nothing was run of this sweep in {store.root}; w2s run {args.source} starts it")
+    else:
+        if args.source.endswith((".yaml", ".yml")):
+            raise SpecError(f"{args.source}: no such file")
+        store, sweep = Store(args.source), None
+        _require_storage(store)
+    out = Path(args.out) if args.out else _report_folder(store, sweep)
+    print(f"report: {_report(store, sweep, out)}")
+    return 0
+
+
+def _report_folder(store: Store, sweep: str | None) -> Path:
+    if not store.is_local:
+        return Path("reports") / (sweep or "all")
+    return Path(store.path("sweeps", sweep, "report") if sweep else store.path("report"))
+
+
+def _report(store: Store, sweep: str | None, out: Path) -> Path:
+    """Write the report, unless the one that is there was made from the same results by the same code."""
+    inputs = _report_inputs(store, sweep)
+    mark, page = out / ".inputs", out / "index.html"
+    if page.exists() and mark.exists() and mark.read_text() == inputs:
+        return page
+    from analysis.report import write_report
+
+    spec = None
+    if sweep:
+        spec = store.fs.cat_file(store.path("sweeps", sweep, "spec.yaml")).decode()
+    page = write_report(store.root, out, sweep=sweep, command=shlex.join(["w2s", *sys.argv[1:]]), spec_text=spec)
+    (page.parent / mark.name).write_text(inputs)
+    return page
+
+
+def _report_inputs(store: Store, sweep: str | None) -> str:
+    """A digest of everything a report is made from: the manifests, which attempt each DONE names, and the code."""
+    content = sha256()
+    pattern = store.path("sweeps", sweep or "*", "manifest.parquet")
+    for place in [*sorted(store.fs.glob(pattern)), *sorted(store.fs.glob(store.path("runs", "*", "DONE")))]:
+        content.update(str(place).encode())
+        content.update(store.fs.cat_file(place))
+    for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
+        if source.suffix in (".py", ".html", ".css", ".js"):
+            content.update(source.read_bytes())
+    return content.hexdigest()
+
+
+def export(args: argparse.Namespace) -> int:
+    from analysis.export import export as write_table
+
+    _require_storage(Store(args.storage))
+    rows = write_table(args.storage, args.out, table=args.table)
+    print(f"{args.out}: {rows} {args.table}")
+    return 0
+
+
+def _require_storage(store: Store) -> None:
+    if not store.fs.exists(store.path("runs")):
+        raise SweepError(f"{store.root}: holds no results (no 'runs' in it); a storage is what a spec's `storage` names")
+
+
+# -- show, gc --------------------------------------------------------------------------------------------------
+
+
+def show(args: argparse.Namespace) -> int:
+    places = [args.storage] if args.storage else sorted(str(p.parent) for p in Path("results").glob("*/runs"))
+    found = [(Store(p), i) for p in places for i in Store(p).run_folders() if i.startswith(args.run_id)]
+    if not found:
+        raise SweepError(f"no run '{args.run_id}' in {', '.join(places) or 'results/'}; --storage names another place")
+    if len({run_id for _, run_id in found}) > 1:
+        raise SweepError(f"'{args.run_id}' begins several ids: {', '.join(sorted(i for _, i in found)[:8])}")
+    store, run_id = found[0]
+    done = store.done(run_id)
+    if done:
+        console.print(f"[bold]{run_id}[/bold] done, attempt {done.attempt} in {store.path('runs', run_id)}")
+        for name in ("run.json", "metrics.json"):
+            print(f"\n{name}\n{json.dumps(store.read_json(run_id, name), indent=1)}")
+        print("\nfiles\n" + "\n".join(f"  {name}  {_size(entry['bytes'])}" for name, entry in done.files.items()))
+        print(f"\nlog.txt\n{store.read(run_id, 'log.txt').decode()}")
+    else:
+        console.print(f"[bold]{run_id}[/bold] is not done in {store.root}")
+    beat = store.heartbeat(run_id)
+    if beat and not done:
+        print(f"last sign of life {beat.age:.0f} s ago from {beat.host}, process {beat.pid}, at {beat.fraction:.0%}")
+    for failure in store.failures(run_id):
+        print(f"\nattempt {failure.attempt} failed: {failure.kind}: {failure.message}\n{failure.detail}".rstrip())
+    return 0
+
+
+def gc(args: argparse.Namespace) -> int:
+    store = Store(args.storage)
+    _require_storage(store)
+    garbage = find_garbage(store, failed=args.failed, cache=args.cache)
+    for item in garbage:
+        print(f"{_size(item.bytes):>10}  {item.why}  {item.path}")
+    total = _size(sum(item.bytes for item in garbage))
+    if args.delete:
+        delete(store, garbage)
+        print(f"deleted {len(garbage)} entries, {total}")
+    else:
+        print(f"{len(garbage)} entries, {total}" + ("; --delete removes them" if garbage else ""))
+    return 0
+
+
+# -- lists -----------------------------------------------------------------------------------------------------
+
+
+def tasks(args: argparse.Namespace) -> int:
+    from w2s.tasks import SOURCES
+
+    table = _list_table("source", "forms", "what it is")
+    for source in SOURCES.values():
+        table.add_row(source.name, ", ".join(source.forms), source.summary)
+    console.print(table)
+    return 0
+
+
+def methods(args: argparse.Namespace) -> int:
+    from w2s.methods import METHODS
+
+    table = _list_table("method", "forms", "parameters", "what it does", "source")
+    for name, method in METHODS.items():
+        parameters = ", ".join(f"{key}={field.default}" for key, field in method.model_fields.items())
+        table.add_row(name, ", ".join(method.forms), parameters, method.summary, method.source)
+    console.print(table)
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    from w2s.checkpoints import inspect_checkpoint
+    from w2s.known_models import families
+
+    if not args.model:
+        table = _list_table("hub ids", "pretraining tokens", "source")
+        for prefix, tokens, source in families():
+            table.add_row(f"{prefix}*", f"{tokens:.3g}", source)
+        console.print("Any causal LM or encoder works; for these the spec needs no pretrain_tokens:")
+        console.print(table)
+        return 0
+    table = _list_table("model", "type", "parameters", "matrix parameters", "width", "layers", "positions")
+    for name in args.model:
+        found = inspect_checkpoint(name)
+        table.add_row(
+            name,
+            f"{found.model_type} ({found.kind})",
+            f"{found.n_params:,}",
+            f"{found.n_matmul:,}",
+            str(found.hidden_size),
+            str(found.layers),
+            str(found.max_positions or "any"),
+        )
+    console.print(table)
+    return 0
+
+
+def _list_table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

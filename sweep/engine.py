@@ -1,0 +1,183 @@
+"""Executing a plan on Ray: one Tuner for the whole graph, warm worker processes, results in the store."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sweep.errors import SweepError
+from sweep.frontier import Frontier
+from sweep.plan import Plan, Run
+from sweep.progress import make_progress
+from sweep.resources import gpu_share
+from sweep.spec import Compute
+from sweep.store import Store
+
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+"""For Ray's shared memory on a laptop: it holds the plan and little else."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an execution ended."""
+
+    done: frozenset[str]
+    failed: dict[str, str]
+    blocked: frozenset[str]
+    interrupted: bool
+
+
+def run_plan(
+    plan: Plan, todo: Collection[str], store: Store, compute: Compute, *, cpu_threads: int, address: str | None
+) -> Outcome:
+    """Execute `todo`, whose other parents are in the store.
+
+    Raises:
+        SweepError: Ray cannot be reached, or no node is large enough for a run.
+    """
+    _environment()
+    frontier = Frontier(plan, todo, retries=compute.retries)
+    with _ray(address) as resources, _scratch() as tune_folder:
+        shapes = _Shapes(compute, cpu_threads, has_gpus=resources.get("GPU", 0) > 0)
+        shapes.check(frontier, plan)
+        with make_progress(frontier) as progress:
+            interrupted = _tune(frontier, store, compute, shapes, progress, tune_folder)
+    return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
+
+
+def _tune(
+    frontier: Frontier, store: Store, compute: Compute, shapes: "_Shapes", progress: Any, tune_folder: str
+) -> bool:
+    from ray import tune
+
+    from sweep.schedule import PlanSearcher
+    from sweep.worker import RunTrainable
+
+    def on_end(run: Run, outcome: str, message: str) -> None:
+        if outcome == "died":
+            with contextlib.suppress(OSError):
+                store.record_failure(run.run_id, "WorkerDied", message)
+        progress.ended(run, outcome, message)
+
+    runs = {run_id: frontier.plan.runs[run_id] for run_id in frontier.todo}
+    trainable = tune.with_parameters(
+        RunTrainable, runs=runs, store=store, checkpoint_every_seconds=compute.checkpoint_every_seconds
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([_bundle(config["shape"])])),
+        tune_config=tune.TuneConfig(
+            search_alg=PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end),
+            num_samples=-1,
+            reuse_actors=True,
+            max_concurrent_trials=compute.max_parallel,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=tune_folder,
+            name="sweep",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=compute.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    except KeyboardInterrupt:
+        return True
+    return not frontier.finished
+
+
+def _bundle(shape: dict[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in shape.items() if name != "devices"}
+
+
+class _Shapes:
+    """The resources that runs ask Ray for: few different ones, so that warm processes can be reused."""
+
+    def __init__(self, compute: Compute, cpu_threads: int, *, has_gpus: bool) -> None:
+        self._compute, self._threads, self._has_gpus = compute, cpu_threads, has_gpus
+
+    def of(self, run: Run) -> dict[str, float]:
+        gpus = self._compute.gpus_per_run
+        if gpus == "auto":
+            share = gpu_share(run.memory, self._compute.gpu_memory_gb * 1e9)
+            gpus = share if self._has_gpus and run.kind != "tokenizer" else 0.0
+        if run.kind in ("ground_truth", "transfer") and self._compute.devices_per_run > 1:
+            # Ray Train's own workers take the CPUs and GPUs; a trial that held them would wait for itself.
+            return {"train_slot": 1, "devices": self._compute.devices_per_run, "GPU": 0.0}
+        threads = float(run.settings.cpu_threads if run.settings else self._threads)
+        return {"CPU": 1.0, "GPU": float(gpus)} if gpus else {"CPU": threads}
+
+    def check(self, frontier: Frontier, plan: Plan) -> None:
+        """Raises SweepError if some run asks for more than any node of the cluster has."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for run_id in frontier.todo:
+            wanted = _bundle(self.of(plan.runs[run_id]))
+            if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+                asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+                largest = max(nodes, key=lambda node: node.get("CPU", 0), default={})
+                have = ", ".join(f"{largest.get(name, 0):g} {name}" for name in wanted)
+                raise SweepError(
+                    f"{plan.runs[run_id].label}: asks for {asked} on one machine; the largest here has {have}. "
+                    "Lower finetune.cpu_threads or compute.gpus_per_run"
+                )
+
+
+def _environment() -> None:
+    """Settings that Ray reads when it is imported or started; a user's own values win."""
+    for name, value in {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # runs without a GPU keep CUDA_VISIBLE_DEVICES as it is
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a third of the cost per run, for files nobody reads
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[dict[str, float]]:
+    """A connection to a running cluster, or a Ray of our own on this machine for as long as the sweep takes."""
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if not address:
+        cpus = len(os.sched_getaffinity(0))
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "resources": {"train_slot": cpus},
+        }
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at '{address}' cannot be reached" if address else "Ray did not start on this machine"
+        raise SweepError(f"{where}: {str(error).splitlines()[0]}") from None
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for Ray Tune's own files, which nobody needs afterwards: what is done, the store knows."""
+    folder = tempfile.mkdtemp(prefix="w2s-tune-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

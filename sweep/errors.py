@@ -1,0 +1,13 @@
+"""Errors of the engine; like those of `w2s` and `analysis`, they are shown without a traceback."""
+
+
+class SweepError(Exception):
+    """Something about the sweep that a person can put right."""
+
+
+class SpecError(SweepError):
+    """The spec, or what it names, is wrong; nothing was started."""
+
+
+class StoreError(SweepError):
+    """The results store cannot be read or written, or holds something damaged."""

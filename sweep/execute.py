@@ -1,0 +1,152 @@
+"""One run, from the store to the store: fetch what it needs, run the science, write what it leaves. No Ray."""
+
+import contextlib
+import logging
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sweep.plan import Run
+from sweep.store import Attempt, Heartbeat, Store
+from w2s.config import FinetuneRun
+
+BEAT_EVERY_SECONDS = 10.0
+_PACKAGES = ("w2s-sweep", "torch", "transformers", "tokenizers", "polars", "numpy", "ray")
+_log = logging.getLogger("w2s")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a run executes. Nothing here changes its result beyond rounding."""
+
+    device: str = "cpu"
+    rank: int = 0
+    world: int = 1
+    micro_batch_divisor: int = 1
+    checkpoint_every_seconds: float = 600.0
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+def execute(run: Run, store: Store, placement: Placement) -> None:
+    """Run a run and mark it done. On several devices every rank calls this; rank 0 writes.
+
+    Raises whatever went wrong, after it was recorded in the store.
+    """
+    if placement.rank > 0:
+        _science(run, store, placement, Pulse(store, run.run_id, attempt=None))
+        return
+    if store.done(run.run_id):  # finished by another driver in the meantime
+        return
+    with store.writing(run.run_id) as attempt, _log_to(attempt.folder / "log.txt"):
+        pulse = Pulse(store, run.run_id, attempt.uuid)
+        pulse(0.0)
+        started = time.perf_counter()
+        _log.info("%s (%s) on %s, host %s", run.label, run.run_id, placement.device, socket.gethostname())
+        result = _science(run, store, placement, pulse)
+        _write(run, result, attempt, placement, seconds=time.perf_counter() - started)
+    with contextlib.suppress(FileNotFoundError):
+        store.fs.rm_file(store.path("runs", run.run_id, "heartbeat.json"))
+    shutil.rmtree(scratch_folder(store, run.run_id), ignore_errors=True)
+
+
+class Pulse:
+    """Tells the store, now and then, that a run is alive and how far it is."""
+
+    def __init__(self, store: Store, run_id: str, attempt: str | None) -> None:
+        self._store, self._run_id, self._attempt = store, run_id, attempt
+        self._last = float("-inf")
+
+    def __call__(self, fraction: float) -> None:
+        now = time.monotonic()
+        if self._attempt is None or now - self._last < BEAT_EVERY_SECONDS:
+            return
+        self._last = now
+        beat = Heartbeat(self._attempt, socket.gethostname(), os.getpid(), time.time(), fraction)
+        self._store.beat(self._run_id, beat)
+
+
+def scratch_folder(store: Store, run_id: str) -> Path:
+    """Where a long run keeps its state to resume from: beside its results when they are on a file system."""
+    if store.is_local:
+        return Path(store.path("runs", run_id, "scratch"))
+    return store.cache / "scratch" / run_id
+
+
+def _science(run: Run, store: Store, placement: Placement, pulse: Pulse) -> Any:
+    from w2s.experiment import Inputs, Shard, run_one  # torch, so not when only planning
+
+    parents = {parent.role: parent for parent in run.parents}
+    folder = {role: str(store.folder(p.run_id, "weights")) for role, p in parents.items() if p.artefact == "weights"}
+    weak_labels = None
+    if "supervisor" in parents:
+        weak_labels = _final_predictions(store, parents["supervisor"].run_id)
+    source = run.model.source if run.model else None
+    inputs = Inputs(
+        model_path=folder.get("base") or (source.path if source else None),
+        tokenizer_path=folder.get("tokenizer"),
+        weak_labels=weak_labels,
+        cache_dir=store.cache,
+        scratch_dir=scratch_folder(store, run.run_id),
+        device=placement.device,
+        shard=Shard(rank=placement.rank, world=placement.world),
+        micro_batch_divisor=placement.micro_batch_divisor,
+        checkpoint_every_seconds=placement.checkpoint_every_seconds,
+        on_progress=pulse,
+    )
+    return run_one(run.spec, inputs)
+
+
+def _final_predictions(store: Store, run_id: str) -> pl.DataFrame:
+    frame = pl.read_parquet(store.read(run_id, "predictions.parquet"), columns=["example_id", "split", "step", "p"])
+    return frame.filter(pl.col("step") == pl.col("step").max()).select("example_id", "p")
+
+
+def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, seconds: float) -> None:
+    description = run.describe()
+    flops = description.pop("pretrain_flops")
+    metrics = dict(result.metrics)
+    if isinstance(run.spec, FinetuneRun):
+        metrics["pretrain_flops"] = flops
+    metrics |= {"seconds": seconds, "host": socket.gethostname(), **placement.tags}
+    attempt.write_json("run.json", {**description, "versions": _versions()})
+    attempt.write_json("metrics.json", metrics)
+    result.history.write_parquet(attempt.folder / "history.parquet")
+    if result.predictions is not None:
+        result.predictions.write_parquet(attempt.folder / "predictions.parquet")
+    if run.keep_weights and result.save_weights is not None:
+        result.save_weights(attempt.folder / "weights")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(ImportError):
+            found[package] = version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Everything logged during a run, warnings included, goes to its log as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, level = logging.getLogger(), _log.level
+    root.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        _log.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,81 @@
+"""Which run comes next: the state of a plan's execution, without Ray."""
+
+import heapq
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from sweep.plan import Plan
+
+
+@dataclass
+class Frontier:
+    """Runs of a plan move from waiting to ready, running, and done or failed; descendants of a failed run are blocked.
+
+    `todo` are the runs wanted now; parents outside of it count as done.
+    """
+
+    plan: Plan
+    todo: Collection[str]
+    retries: int = 0
+    running: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Run id to the message of its last failure."""
+    blocked: set[str] = field(default_factory=set)
+    attempts: dict[str, int] = field(default_factory=dict)
+    divisors: dict[str, int] = field(default_factory=dict)
+    """Run id to what its micro-batch is divided by, after it ran out of memory."""
+
+    def __post_init__(self) -> None:
+        self.todo = frozenset(self.todo)
+        self._missing = {
+            run_id: sum(parent in self.todo for parent in {p.run_id for p in self.plan.runs[run_id].parents})
+            for run_id in self.todo
+        }
+        self._rank = {run_id: index for index, run_id in enumerate(self.plan.runs)}
+        self._ready: list[tuple[float, int, str]] = []
+        for run_id, missing in self._missing.items():
+            if missing == 0:
+                self._push(run_id)
+
+    def _push(self, run_id: str) -> None:
+        heapq.heappush(self._ready, (-self.plan.path_work[run_id], self._rank[run_id], run_id))
+
+    def pop(self) -> str | None:
+        """The ready run with the longest remaining path, now running; None if nothing is ready."""
+        if not self._ready:
+            return None
+        run_id = heapq.heappop(self._ready)[-1]
+        self.running.add(run_id)
+        self.attempts[run_id] = self.attempts.get(run_id, 0) + 1
+        return run_id
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs and nothing can start."""
+        return not self.running and not self._ready
+
+    @property
+    def waiting(self) -> int:
+        return len(self.todo) - len(self.done) - len(self.failed) - len(self.blocked) - len(self.running)
+
+    def succeed(self, run_id: str) -> None:
+        self.running.discard(run_id)
+        self.done.add(run_id)
+        for child in self.plan.children[run_id]:
+            if child in self._missing:
+                self._missing[child] -= 1
+                if self._missing[child] == 0 and child not in self.blocked:
+                    self._push(child)
+
+    def fail(self, run_id: str, message: str, *, out_of_memory: bool = False, final: bool = False) -> bool:
+        """Note a failure; returns whether the run will be tried again. Running out of memory halves the micro-batch."""
+        self.running.discard(run_id)
+        if out_of_memory:
+            self.divisors[run_id] = 2 * self.divisors.get(run_id, 1)
+        if self.attempts[run_id] <= self.retries and not final:
+            self._push(run_id)
+            return True
+        self.failed[run_id] = message
+        self.blocked |= self.plan.descendants([run_id]) & frozenset(self.todo)
+        return False

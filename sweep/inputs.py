@@ -1,0 +1,191 @@
+"""Everything a plan needs to know about the world: data and model fingerprints and sizes. The effects of planning."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sweep.errors import SpecError
+from sweep.lockfile import RevisionLock
+from sweep.spec import CheckpointRung, ScratchRung, Sweep
+from w2s.caches import appearing_whole
+from w2s.checkpoints import inspect_checkpoint, llama_shape_sizes
+from w2s.config import HubTask, ModelSource, TaskSpec, TextCorpus
+from w2s.corpora import FACTS_VOCABULARY, corpus_fingerprint
+from w2s.errors import W2SError
+from w2s.fingerprints import hash_file
+from w2s.known_models import pretraining_tokens
+from w2s.tasks import TaskSummary, load_task, summarise, task_fingerprint
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task and what planning must know of its examples."""
+
+    spec: TaskSpec
+    fingerprint: str
+    summary: TaskSummary
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A rung's sizes; `source` and `fingerprint` are None for rungs that the sweep pretrains."""
+
+    name: str
+    n_params: int
+    n_matmul: int
+    hidden_size: int
+    layers: int
+    pretrain_flops: float
+    max_positions: int | None
+    source: ModelSource | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    tasks: dict[str, TaskInfo]
+    models: dict[str, ModelInfo]
+    corpus_fingerprint: str | None
+
+
+class HashCache:
+    """sha256 of files, remembered by path, size and modification time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "hashes.json"
+        try:
+            self._known: dict[str, list] = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            self._known = {}
+        self._changed = False
+
+    def __call__(self, path: Path) -> str:
+        path = Path(path)
+        stat = path.stat()
+        known = self._known.get(str(path))
+        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+            return known[2]
+        digest = hash_file(path)
+        self._known[str(path)] = [stat.st_size, stat.st_mtime_ns, digest]
+        self._changed = True
+        return digest
+
+    def save(self) -> None:
+        if self._changed:
+            write_cache(self._file, json.dumps(self._known))
+
+
+def write_cache(path: Path, text: str) -> None:
+    """Atomic and best effort: a cache that cannot be written is only slower."""
+    with contextlib.suppress(OSError), appearing_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def gather(spec: Sweep, *, cache: Path, lock: RevisionLock) -> Inputs:
+    """Fingerprint and measure every task and model of a spec.
+
+    Raises:
+        SpecError: A file, dataset or model is missing or unusable; names it, with its key in the spec.
+    """
+    hashes = HashCache(cache)
+    tasks = {}
+    for index, task in enumerate(spec.tasks):
+        tasks[task.name] = _explained(
+            f"tasks[{index}] '{task.name}'", lambda task=task: _task_info(task, cache, hashes, lock)
+        )
+    models = {}
+    for index, rung in enumerate(spec.ladder.rungs):
+        models[rung.name] = _explained(
+            f"ladder.rungs[{index}] '{rung.name}'", lambda rung=rung: _model_info(spec, rung, hashes, lock)
+        )
+    _check_order(list(models.values()))
+    corpus = None
+    if any(isinstance(rung, ScratchRung) for rung in spec.ladder.rungs):
+        corpus = _explained(
+            "ladder.pretrain.corpus", lambda: corpus_fingerprint(spec.ladder.pretrain.corpus, hash_file=hashes)
+        )
+    hashes.save()
+    lock.save()
+    return Inputs(tasks, models, corpus)
+
+
+def _explained(where: str, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except W2SError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLock) -> TaskInfo:
+    if isinstance(task, HubTask):
+        task = task.model_copy(update={"revision": lock.dataset(task.id, task.revision)})
+    fingerprint = task_fingerprint(task, hash_file=hashes)
+    remembered = cache / "tasks" / f"{fingerprint}.json"
+    try:
+        summary = TaskSummary(**json.loads(remembered.read_text()))
+    except (OSError, ValueError, TypeError):
+        summary = summarise(load_task(task))
+        write_cache(remembered, json.dumps(summary.__dict__))
+    return TaskInfo(task, fingerprint, summary)
+
+
+def _model_info(
+    spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCache, lock: RevisionLock
+) -> ModelInfo:
+    if isinstance(rung, ScratchRung):
+        corpus = spec.ladder.pretrain.corpus
+        vocabulary = corpus.vocab_size if isinstance(corpus, TextCorpus) else FACTS_VOCABULARY
+        sizes = llama_shape_sizes(rung, vocabulary)
+        return ModelInfo(
+            name=rung.name,
+            n_params=sizes.n_params,
+            n_matmul=sizes.n_matmul,
+            hidden_size=rung.hidden_size,
+            layers=rung.layers,
+            pretrain_flops=6.0 * sizes.n_matmul * rung.tokens,
+            max_positions=None,
+            source=None,
+            fingerprint=None,
+        )
+    source = ModelSource(
+        path=rung.model,
+        revision=lock.model(rung.model, rung.revision),
+        allow_pickle=rung.allow_pickle,
+        trust_remote_code=rung.trust_remote_code,
+    )
+    found = inspect_checkpoint(source.path, source.revision, allow_pickle=rung.allow_pickle, hash_file=hashes)
+    flops = rung.pretrain_flops
+    if flops is None:
+        tokens = rung.pretrain_tokens or pretraining_tokens(rung.model)
+        if tokens is None:
+            raise SpecError(
+                f"ladder: rung '{rung.name}': how much compute pretrained '{rung.model}' is not known here; give the rung "
+                "pretrain_tokens (its compute is then 6·N·D) or pretrain_flops"
+            )
+        flops = 6.0 * found.n_matmul * tokens
+    return ModelInfo(
+        name=rung.name,
+        n_params=found.n_params,
+        n_matmul=found.n_matmul,
+        hidden_size=found.hidden_size,
+        layers=found.layers,
+        pretrain_flops=flops,
+        max_positions=found.max_positions,
+        source=source,
+        fingerprint=found.fingerprint,
+    )
+
+
+def _check_order(models: list[ModelInfo]) -> None:
+    for smaller, larger in zip(models, models[1:], strict=False):
+        if smaller.n_matmul > larger.n_matmul:
+            raise SpecError(
+                f"ladder.rungs: '{larger.name}' ({larger.n_matmul:,} matrix parameters) comes after '{smaller.name}' "
+                f"({smaller.n_matmul:,}); list the rungs from small to large, so that weak < strong means what it says"
+            )

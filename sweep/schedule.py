@@ -1,0 +1,65 @@
+"""The plan as a Ray Tune search algorithm: Tune asks for a trial, it gets the next run of the graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sweep.frontier import Frontier
+from sweep.plan import Run
+
+OUTCOME = "outcome"
+"""Key of a trial's result that says how its run ended: "done", "failed" or "out_of_memory"."""
+
+
+class PlanSearcher(Searcher):
+    """Hands out runs, longest remaining path first, as their parents finish."""
+
+    def __init__(
+        self,
+        frontier: Frontier,
+        *,
+        shape_of: Callable[[Run], dict[str, float]],
+        on_start: Callable[[Run], None],
+        on_end: Callable[[Run, str, str], None],
+    ) -> None:
+        super().__init__()
+        self._frontier = frontier
+        self._shape_of = shape_of
+        self._on_start = on_start
+        self._on_end = on_end
+        self._run_of_trial: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        run_id = self._frontier.pop()
+        if run_id is None:
+            # None while nothing runs would make Tune poll for ten minutes before it gives up.
+            return Searcher.FINISHED if self._frontier.finished else None
+        run = self._frontier.plan.runs[run_id]
+        self._run_of_trial[trial_id] = run_id
+        self._on_start(run)
+        return {"run_id": run_id, "divisor": self._frontier.divisors.get(run_id, 1), "shape": self._shape_of(run)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
+        if error or result is None or OUTCOME not in result:
+            message = "its worker process died (killed, or out of host memory)"
+            # Tune has used up the retries for dead workers already.
+            self._frontier.fail(run.run_id, message, final=True)
+            self._on_end(run, "died", message)
+            return
+        outcome, message = result[OUTCOME], result.get("message", "")
+        if outcome == "done":
+            self._frontier.succeed(run.run_id)
+        elif self._frontier.fail(run.run_id, message, out_of_memory=outcome == "out_of_memory"):
+            outcome = "retry"
+        self._on_end(run, outcome, message)
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """A run reports once, at its end."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: after a crash the graph is planned again from the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("plan again and skip what the store has; a searcher is never restored")

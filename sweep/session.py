@@ -1,0 +1,49 @@
+"""A spec with everything that follows from it: inputs, plan, store. What every command but the simplest starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sweep.errors import SpecError
+from sweep.inputs import gather
+from sweep.lockfile import RevisionLock
+from sweep.manifest import sweep_id
+from sweep.plan import KINDS, Plan, build_plan
+from sweep.spec import Sweep, load_spec, nearest
+from sweep.store import Store
+
+
+@dataclass(frozen=True)
+class Session:
+    """One sweep file, read once."""
+
+    file: Path
+    spec: Sweep
+    plan: Plan
+    store: Store
+
+    @classmethod
+    def open(cls, file: str, storage: str | None = None) -> "Session":
+        """Read, check and plan a spec. Raises SpecError; nothing is started or written but caches."""
+        path = Path(file)
+        spec = load_spec(path)
+        store = Store(storage or spec.storage_path)
+        plan = build_plan(spec, gather(spec, cache=store.cache, lock=RevisionLock.beside(path)))
+        return cls(path, spec, plan, store)
+
+    @cached_property
+    def sweep_id(self) -> str:
+        return sweep_id(self.spec, self.plan)
+
+    def select(self, only: list[str]) -> set[str]:
+        """Run ids for `--only KIND|ID`: all runs of a kind, or those whose id begins so; all when empty."""
+        if not only:
+            return set(self.plan.runs)
+        chosen: set[str] = set()
+        for word in only:
+            found = {i for i, run in self.plan.runs.items() if run.kind == word or i.startswith(word)}
+            if not found:
+                hint = nearest(word, KINDS) if word.isidentifier() else ""
+                raise SpecError(f"--only {word}: no run of this plan has that kind or id{hint}")
+            chosen |= found
+        return chosen

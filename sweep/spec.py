@@ -1,0 +1,340 @@
+"""The sweep file: YAML in, a validated `Sweep` out. Everything that can be refused without work is refused here."""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from sweep.errors import SpecError
+from sweep.yamlfile import Location, load_yaml
+from w2s.config import (
+    Config,
+    FilesTask,
+    FinetuneSettings,
+    HubTask,
+    MethodSpec,
+    PositiveFloat,
+    PositiveInt,
+    PretrainSettings,
+    RungShape,
+    TaskSpec,
+    TextCorpus,
+)
+from w2s.errors import W2SError
+from w2s.methods import build_method, method_label
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class ScratchRung(RungShape):
+    """A rung pretrained by the sweep itself."""
+
+    name: Name
+    finetune: dict[str, Any] = {}
+    """Finetuning settings that differ for this rung."""
+
+
+class CheckpointRung(Config):
+    """A rung that exists already: a hub id or a folder."""
+
+    name: Name
+    model: str
+    revision: str | None = None
+    pretrain_tokens: PositiveFloat | None = None
+    """Tokens the checkpoint was pretrained on; gives its compute as 6·N·D."""
+    pretrain_flops: PositiveFloat | None = None
+    """Pretraining compute, when it is known better than by 6·N·D."""
+    finetune: dict[str, Any] = {}
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def _rung_kind(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "checkpoint" if isinstance(value, CheckpointRung) else "scratch"
+    return "checkpoint" if "model" in value else "scratch"
+
+
+Rung = Annotated[
+    Annotated[ScratchRung, Tag("scratch")] | Annotated[CheckpointRung, Tag("checkpoint")], Discriminator(_rung_kind)
+]
+
+
+class Ladder(Config):
+    """Models of one family, from small to large."""
+
+    rungs: tuple[Rung, ...] = Field(min_length=1)
+    pretrain: PretrainSettings = PretrainSettings()
+    seed: Literal["per_seed", "fixed"] = "fixed"
+    """`per_seed`: each seed pretrains its own scratch rungs, the honest variance; `fixed`: one ladder for all seeds."""
+
+    @field_validator("rungs", mode="before")
+    @classmethod
+    def _strings_are_models(cls, rungs: Any) -> Any:
+        if not isinstance(rungs, list | tuple):
+            return rungs
+        return [_expand_rung(rung) for rung in rungs]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Ladder":
+        _refuse_duplicates("rung", [rung.name for rung in self.rungs])
+        models = [(r.model, r.revision) for r in self.rungs if isinstance(r, CheckpointRung)]
+        _refuse_duplicates("model", [f"{m} at {v}" if v else m for m, v in models])
+        for rung in self.rungs:
+            _check_override(rung.name, rung.finetune)
+        return self
+
+
+class Compute(Config):
+    """What one run may use, and how runs share machines."""
+
+    memory_gb: PositiveFloat = 2.0
+    """Device memory that one run may use; with the model's size it fixes the micro-batch when planning."""
+    gpus_per_run: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """`auto`: on a machine with GPUs, the share of one that the memory estimate asks for."""
+    gpu_memory_gb: PositiveFloat = 24.0
+    """Memory of one GPU of the cluster; with the estimate it says how many runs share one."""
+    devices_per_run: PositiveInt = 1
+    """More than one: Ray Train starts a worker group and splits every batch over it."""
+    max_parallel: PositiveInt | None = None
+    """Upper bound on runs at the same time; otherwise as many as the cluster's CPUs and GPUs hold."""
+    retries: Annotated[int, Field(ge=0)] = 1
+    """How often a failed run is tried again within one `w2s run`."""
+    checkpoint_every_seconds: PositiveFloat = 600.0
+    """Runs longer than this save their state, and resume from it after a crash."""
+
+
+class Sweep(Config):
+    """A whole sweep, as written in its file."""
+
+    name: Name
+    storage: str | None = None
+    """Folder or fsspec URL for results, relative to where the command is run. Default: results/<name>."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    ladder: Ladder
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    pairs: Literal["all", "adjacent"] | tuple[tuple[str, str], ...] = "all"
+    """`all`: every weak rung with every stronger one; `adjacent`; or a list of [weak, strong]."""
+    methods: tuple[MethodSpec, ...] = Field(default=(MethodSpec(name="naive"),), min_length=1)
+    finetune: FinetuneSettings = FinetuneSettings()
+    ceiling_half: Literal["transfer", "supervise"] = "transfer"
+    """Which half trains the ceiling: `transfer`, the student's own rows; `supervise`, as in openai's sweep, one
+    ground-truth run as both supervisor and ceiling."""
+    keep_weights: Literal["none", "all"] = "none"
+    """Whether finetuned weights are kept. Pretrained rungs always are."""
+    compute: Compute = Compute()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _expand_methods(cls, methods: Any) -> Any:
+        if not isinstance(methods, list | tuple):
+            return methods
+        return [_expand_method(method) for method in methods]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Sweep":
+        _refuse_duplicates("seed", [str(seed) for seed in self.seeds])
+        _refuse_duplicates("task", [task.name for task in self.tasks])
+        _refuse_duplicates("method", [method_label(build_method(method)) for method in self.methods])
+        self.rung_pairs()
+        return self
+
+    @property
+    def storage_path(self) -> str:
+        return self.storage or f"results/{self.name}"
+
+    def rung_pairs(self) -> list[tuple[str, str]]:
+        """The (weak, strong) rung names of the grid, in ladder order."""
+        names = [rung.name for rung in self.ladder.rungs]
+        if self.pairs == "all":
+            return [(weak, strong) for i, weak in enumerate(names) for strong in names[i + 1 :]]
+        if self.pairs == "adjacent":
+            return list(zip(names, names[1:], strict=False))
+        for weak, strong in self.pairs:
+            for name in (weak, strong):
+                if name not in names:
+                    raise ValueError(f"pairs: [{weak}, {strong}] names no rung '{name}'{nearest(name, names)}")
+            if names.index(weak) >= names.index(strong):
+                raise ValueError(
+                    f"pairs: [{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong], and "
+                    f"the ladder goes {' < '.join(names)}"
+                )
+        _refuse_duplicates("pair", [f"[{weak}, {strong}]" for weak, strong in self.pairs])
+        return sorted(self.pairs, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
+
+    def settings_for(self, rung: ScratchRung | CheckpointRung) -> FinetuneSettings:
+        """The sweep's finetuning settings with the rung's own on top."""
+        return FinetuneSettings.model_validate({**self.finetune.model_dump(), **rung.finetune})
+
+
+def load_spec(path: str | Path) -> Sweep:
+    """Read and check a sweep file; paths of data and models become absolute, relative to the file's folder.
+
+    Raises:
+        SpecError: One line for each thing that is wrong, naming file, line, key and value.
+    """
+    path = Path(path)
+    data, lines = load_yaml(path)
+    try:
+        spec = Sweep.model_validate(data)
+    except ValidationError as error:
+        raise SpecError("\n".join(_explain(item, data, lines, path) for item in _telling(error, data))) from None
+    return _resolve_paths(spec, path.resolve().parent)
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """A "; did you mean ...?" for a name that is not among `names`, or what there is instead."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; there is {', '.join(names)}" if names else ""
+
+
+def _expand_rung(rung: Any) -> Any:
+    if isinstance(rung, str):
+        rung = {"model": rung}
+    if not isinstance(rung, dict):
+        return rung if isinstance(rung, BaseModel) else {"model": rung}
+    if "name" not in rung and isinstance(rung.get("model"), str):
+        rung = {"name": rung["model"].rstrip("/").split("/")[-1], **rung}
+    return rung
+
+
+def _expand_method(method: Any) -> Any:
+    """Both `naive` and `{name: confidence, max_weight: 0.75}`; checked by the method's own parameters."""
+    if isinstance(method, MethodSpec):
+        return method
+    if isinstance(method, str):
+        method = {"name": method}
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str):
+        raise ValueError(f"a method is a name or a mapping with a name, got {method!r}")
+    spec = MethodSpec(name=method["name"], params={k: v for k, v in method.items() if k != "name"})
+    try:
+        built = build_method(spec)
+    except W2SError as error:
+        raise ValueError(str(error)) from None
+    return MethodSpec(name=spec.name, params=built.model_dump(mode="json"))
+
+
+def _check_override(rung: str, override: dict[str, Any]) -> None:
+    try:
+        FinetuneSettings.model_validate(override)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        hint = nearest(str(first["loc"][0]), FinetuneSettings.model_fields) if first["type"] == "extra_forbidden" else ""
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ValueError(f"finetune.{key} of rung '{rung}': {what}{hint}") from None
+
+
+def _refuse_duplicates(what: str, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{what} '{name}' is given twice; each is listed once")
+
+
+def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
+    def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str((folder / Path(p).expanduser()).resolve()) for p in paths)
+
+    tasks = []
+    for task in spec.tasks:
+        if isinstance(task, FilesTask):
+            task = task.model_copy(update={"train": absolute(task.train), "test": absolute(task.test)})
+        elif isinstance(task, HubTask):
+            task = task.model_copy(update={"id": _local_or_id(task.id, folder)})
+        tasks.append(task)
+    rungs = tuple(
+        rung.model_copy(update={"model": _local_or_id(rung.model, folder)}) if isinstance(rung, CheckpointRung) else rung
+        for rung in spec.ladder.rungs
+    )
+    pretrain = spec.ladder.pretrain
+    if isinstance(pretrain.corpus, TextCorpus):
+        corpus = pretrain.corpus.model_copy(update={"files": absolute(pretrain.corpus.files)})
+        pretrain = pretrain.model_copy(update={"corpus": corpus})
+    ladder = spec.ladder.model_copy(update={"rungs": rungs, "pretrain": pretrain})
+    return spec.model_copy(update={"tasks": tuple(tasks), "ladder": ladder})
+
+
+def _local_or_id(name: str, folder: Path) -> str:
+    """A folder beside the spec wins over a hub id of the same name; ./ and / always mean a folder."""
+    candidate = folder / Path(name).expanduser()
+    return str(candidate.resolve()) if name.startswith((".", "/", "~")) or candidate.is_dir() else name
+
+
+def _telling(error: ValidationError, data: Any) -> list[Any]:
+    """The errors worth showing. Pydantic also reports every other member of a union, and what an inner error entails."""
+    found = [(item, _real_location(item["loc"], data, item["type"])[0]) for item in error.errors()]
+    places = [loc for _, loc in found]
+    shown: dict[Location, Any] = {}
+    for item, loc in found:
+        if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
+            continue
+        if loc not in shown or (shown[loc]["type"].endswith("_type") and not item["type"].endswith("_type")):
+            shown[loc] = item
+    return list(shown.values())
+
+
+def _explain(error: Any, data: Any, lines: dict[Location, int], path: Path) -> str:
+    """One pydantic error as `file:line: key: what is wrong, got value`."""
+    loc, value = _real_location(error["loc"], data, error["type"])
+    line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
+    where = f"{path}:{line}" if line else str(path)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key{nearest(str(loc[-1]), _keys_at(Sweep, error['loc'][:-1]))}"
+    elif error["type"] == "missing":
+        message = "is required but missing"
+    elif error["type"] == "union_tag_not_found" and loc[0] == "tasks":
+        message = "needs a 'source' (w2s tasks lists them)"
+    elif error["type"] == "union_tag_invalid":
+        tag = error["ctx"]
+        expected = [name.strip(" '") for name in tag["expected_tags"].split(",")]
+        message = f"{tag['discriminator'].strip(chr(39))} '{tag['tag']}' is unknown{nearest(tag['tag'], expected)}"
+    elif error["type"] != "value_error":
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+        message = f"{message[0].lower()}{message[1:]}, got {shown}"
+    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+
+
+def _real_location(loc: Location, data: Any, kind: str) -> tuple[Location, Any]:
+    """Without the names of union members, which pydantic puts in between."""
+    real: list[str | int] = []
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if (
+            isinstance(data, dict)
+            and part in data
+            or isinstance(data, list)
+            and isinstance(part, int)
+            and part < len(data)
+        ):
+            data = data[part]
+            real.append(part)
+        elif last and kind == "missing":
+            real.append(part)
+    return tuple(real), data
+
+
+def _keys_at(kind: Any, loc: Location) -> list[str]:
+    """The keys allowed at a location of the model tree, for "did you mean"."""
+    kinds = _models_in(kind)
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        inner = [m.model_fields[part].annotation for m in kinds if part in m.model_fields]
+        kinds = [model for annotation in inner for model in _models_in(annotation)] or kinds
+    return sorted({key for model in kinds for key in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, tuple, list):
+        return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
+    return []

@@ -1,0 +1,78 @@
+"""Where each run of a plan stands, read from the store, and why the next `w2s run` will or will not run it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sweep.plan import Plan
+from sweep.store import Done, Store
+
+STALE_SECONDS = 60.0
+"""A heartbeat older than this is a run that died, or a straggler worth a look."""
+
+
+class State(StrEnum):
+    DONE = "done"
+    RUNNING = "running"
+    TO_RUN = "to run"
+    FAILED = "failed"
+    """Failed before; the next `w2s run` tries it again."""
+    GIVEN_UP = "given up"
+    """Failed the same way in every attempt; only `--retry-failed` tries it again."""
+    BLOCKED = "blocked"
+    """Needs a run that was given up."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    state: State
+    reason: str
+    done: Done | None = None
+
+
+def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Standing]:
+    """The standing of every run of the plan.
+
+    Args:
+        verify: Also read what finished runs left and compare it with its checksums.
+    """
+    done, damaged = store.survey(plan.runs, verify=verify)
+    touched = store.run_folders()
+    standings: dict[str, Standing] = {}
+    for run_id, run in plan.runs.items():
+        blockers = [
+            p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)
+        ]
+        if run_id in done:
+            standings[run_id] = Standing(State.DONE, "in the store", done[run_id])
+        elif run_id in damaged:
+            standings[run_id] = Standing(State.TO_RUN, f"damaged: {damaged[run_id]}")
+        elif blockers:
+            standings[run_id] = Standing(State.BLOCKED, f"needs {plan.runs[blockers[0]].label}")
+        elif run_id in touched:
+            standings[run_id] = _started_before(store, run_id)
+        else:
+            waits = [p.run_id for p in run.parents if p.run_id not in done]
+            reason = f"after {plan.runs[waits[0]].label}" if waits else "not in the store"
+            standings[run_id] = Standing(State.TO_RUN, reason)
+    return standings
+
+
+def _started_before(store: Store, run_id: str) -> Standing:
+    beat = store.heartbeat(run_id)
+    failures = store.failures(run_id)
+    if beat and beat.attempt not in {failure.attempt for failure in failures}:
+        if beat.age < STALE_SECONDS:
+            return Standing(State.RUNNING, f"{beat.fraction:.0%} on {beat.host}, seen {beat.age:.0f} s ago")
+        return Standing(State.TO_RUN, f"was interrupted on {beat.host} at {beat.fraction:.0%}")
+    if not failures:
+        return Standing(State.TO_RUN, "was interrupted")
+    last = failures[-1]
+    reason = f"{last.kind}: {_first_line(last.message)}"
+    if len(failures) > 1 and len({failure.signature for failure in failures}) == 1:
+        return Standing(State.GIVEN_UP, f"{reason} ({len(failures)} attempts, each time the same)")
+    return Standing(State.FAILED, reason)
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]

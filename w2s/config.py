@@ -1,0 +1,312 @@
+"""What a run is made of, as validated, frozen data. No torch here, so that planning stays light.
+
+Everything in these classes can change a run's result and is therefore part of its identity; where a run is
+placed is not described here.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Form = Literal["classify", "compare"]  # "generate" joins them with its own issue
+
+
+class Config(BaseModel):
+    """Base of all settings: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WidthRule(Config):
+    """A setting that follows the model's width: value * (hidden_size / reference_width) ** exponent."""
+
+    value: PositiveFloat
+    reference_width: PositiveInt
+    exponent: float
+
+    def resolve(self, width: int) -> float:
+        return self.value * (width / self.reference_width) ** self.exponent
+
+
+class LoraSettings(Config):
+    """Low-rank adapters (Hu et al. 2021) on every linear layer of the body, trained in float32."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+
+
+class FinetuneSettings(Config):
+    """How a checkpoint is finetuned; the same for supervisor, student and ceiling unless a rung overrides it."""
+
+    tune: Literal["full", "lora", "head"] = "full"
+    lora: LoraSettings = LoraSettings()
+    learning_rate: PositiveFloat | WidthRule = 1e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Fraction = 0.0
+    """Share of the optimisation steps over which the learning rate rises linearly from 0."""
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 32
+    """Examples per optimisation step (pairs, for `compare`)."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Examples per forward pass; `auto` is resolved from the memory estimate when planning."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip_norm: PositiveFloat | None = 1.0
+    max_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`)."""
+    dropout: Fraction = 0.0
+    eval_every: PositiveInt | None = None
+    """Optimisation steps between evaluations; the end is always evaluated."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 autocast on a GPU, fp32 on a CPU. Weights are float32 in every case."""
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    cpu_threads: PositiveInt = 1
+    """Threads of a CPU run; another count gives other low bits, so it belongs to the run's identity."""
+
+    def resolve(self, *, width: int, micro_batch_size: int) -> "FinetuneSettings":
+        """These settings with the width rule and `auto` replaced by numbers."""
+        rate = self.learning_rate.resolve(width) if isinstance(self.learning_rate, WidthRule) else self.learning_rate
+        return self.model_copy(update={"learning_rate": rate, "micro_batch_size": micro_batch_size})
+
+
+class ModelSource(Config):
+    """A checkpoint that `from_pretrained` can load: a folder, or a hub id with its commit."""
+
+    path: str
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+class RungShape(Config):
+    """A Llama-style causal LM to pretrain from scratch: tied embeddings, MLP of 4 x hidden_size."""
+
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    tokens: PositiveInt
+    """Tokens to pretrain on."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "RungShape":
+        head, rest = divmod(self.hidden_size, self.heads)
+        if rest or head % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over {self.heads} heads gives heads of {self.hidden_size / self.heads:g}"
+                " dimensions; rotary embeddings need an even whole number"
+            )
+        return self
+
+
+class FactsCorpus(Config):
+    """Verdicts on the statements of the offline world: one statement per document (facts.yaml)."""
+
+    kind: Literal["facts"] = "facts"
+    world_seed: int = 0
+    statements_per_document: PositiveInt = 1
+    """More than one gives the variant meant for prompting."""
+
+
+class TextCorpus(Config):
+    """Any text files; a byte-level BPE tokenizer is trained on them."""
+
+    kind: Literal["text"] = "text"
+    files: tuple[str, ...] = Field(min_length=1)
+    columns: tuple[str, ...] = ("text",)
+    """Columns holding text, for JSONL, CSV, TSV and Parquet files; .txt files are read line by line."""
+    names: tuple[str, ...] | None = None
+    """Column names of CSV/TSV files that have no header."""
+    vocab_size: Annotated[int, Field(ge=260)] = 2048
+
+
+Corpus = Annotated[FactsCorpus | TextCorpus, Field(discriminator="kind")]
+
+
+class PretrainSettings(Config):
+    """How rungs are pretrained. Defaults are the measured recipe for tiny models."""
+
+    corpus: Corpus = FactsCorpus()
+    batch_size: PositiveInt = 128
+    """Documents (facts) or windows of `context` tokens (text) per optimisation step."""
+    context: Annotated[int, Field(ge=4)] = 128
+    """Window length in tokens for text corpora."""
+    learning_rate: PositiveFloat | WidthRule = WidthRule(value=0.11, reference_width=1, exponent=-1.0)
+    max_learning_rate: PositiveFloat = 0.02
+    """Upper bound on what the width rule gives."""
+    final_fraction: Fraction = 0.02
+    """The learning rate decays linearly to this share of its peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    clip_norm: PositiveFloat | None = 1.0
+    cpu_threads: PositiveInt = 1
+
+
+class SplitSpec(Config):
+    """Sizes of the parts: whole numbers are examples, fractions shares of the pool. Decision 1."""
+
+    supervise: PositiveInt | Fraction = 0.4
+    transfer: PositiveInt | Fraction = 0.4
+    validation: PositiveInt | Fraction = 0.05
+    test: PositiveInt | Fraction = 0.15
+    """Ignored, beyond a cap in whole numbers, when the source has a test split of its own."""
+    transfer_parts: PositiveInt = 1
+    split_seed: int = 0
+
+
+class TaskBase(Config):
+    name: str
+    form: Form = "classify"
+    splits: SplitSpec = SplitSpec()
+
+
+FACTS_SHARES = {"supervise": 0.28125, "transfer": 0.28125, "validation": 0.0625, "test": 0.375}
+"""Of 12,800 statements: 3,600 / 3,600 / 800 / 4,800; half of that in pairs."""
+
+
+class FactsTask(TaskBase):
+    """The offline world: is a statement true? Knowledge lies in pretraining, finetuning elicits it."""
+
+    source: Literal["facts"]
+    splits: SplitSpec = SplitSpec.model_validate(FACTS_SHARES)
+    world_seed: int = 0
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _fill_with_facts_shares(cls, splits: Any) -> Any:
+        return {**FACTS_SHARES, **splits} if isinstance(splits, Mapping) else splits
+
+
+class Columns(Config):
+    """Which columns of the source hold what. Unnamed ones are looked for under their own name (`text`, `label`,
+    `chosen`, `rejected`), except for the prompt, which is optional."""
+
+    text: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    group: tuple[str, ...] = ()
+    """Columns whose equal values tie rows together; tied rows never lie in two parts."""
+
+
+def _label_keys(values: Any) -> Any:
+    """Numbers written as YAML keys become text; unquoted yes/no, which YAML reads as booleans, are refused."""
+    if not isinstance(values, Mapping):
+        return values
+    if any(isinstance(key, bool) for key in values):
+        raise ValueError("YAML reads an unquoted yes, no, true or false as a boolean; quote it, e.g. {'no': 0, 'yes': 1}")
+    return {str(key) if isinstance(key, int | float) else key: value for key, value in values.items()}
+
+
+LabelValues = Annotated[Mapping[str, Literal[0, 1]], BeforeValidator(_label_keys)]
+
+
+class RowFormat(TaskBase):
+    """How raw rows become examples; shared by files and hub."""
+
+    columns: Columns = Columns()
+    template: str | None = None
+    """Text built from columns instead of `columns.text`, e.g. "{premise} Question: {hypothesis}"."""
+    label_values: LabelValues | None = None
+    """What the label column's values mean, e.g. {negative: 0, positive: 1}; 0/1 and false/true need no map."""
+    prompt_separator: str | None = None
+    """`compare` without a prompt column: both texts are cut after the last occurrence, e.g. "\\n\\nAssistant:"."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_form(self) -> "RowFormat":
+        of_classify = {
+            "columns.text": self.columns.text,
+            "columns.label": self.columns.label,
+            "template": self.template,
+            "label_values": self.label_values,
+        }
+        of_compare = {
+            "columns.prompt": self.columns.prompt,
+            "columns.chosen": self.columns.chosen,
+            "columns.rejected": self.columns.rejected,
+            "prompt_separator": self.prompt_separator,
+        }
+        foreign, other = (of_compare, "compare") if self.form == "classify" else (of_classify, "classify")
+        wrong = [key for key, value in foreign.items() if value is not None]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: only for form {other}, but form is {self.form}")
+        if self.template is not None and self.columns.text is not None:
+            raise ValueError("template and columns.text both say what the text is; keep one of them")
+        if self.prompt_separator is not None and self.columns.prompt is not None:
+            raise ValueError("prompt_separator and columns.prompt both say what the prompt is; keep one of them")
+        if self.prompt_separator == "":
+            raise ValueError('prompt_separator is empty; give the text that ends the prompt, e.g. "\\n\\nAssistant:"')
+        return self
+
+
+class FilesTask(RowFormat):
+    """The user's own JSONL, CSV, TSV or Parquet files, plain or gzipped."""
+
+    source: Literal["files"]
+    train: tuple[str, ...] = Field(min_length=1)
+    test: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
+    """Column names, for CSV and TSV files without a header."""
+
+
+class HubTask(RowFormat):
+    """A Hugging Face dataset id, or a local copy of one."""
+
+    source: Literal["hub"]
+    id: str
+    config: str | None = None
+    data_dir: str | None = None
+    revision: str | None = None
+    train: str = "train"
+    """Name of the split to train on."""
+    test: str | None = None
+
+
+TaskSpec = Annotated[FactsTask | FilesTask | HubTask, Field(discriminator="source")]
+
+
+class MethodSpec(Config):
+    """A registered method by name, with its parameters (validated by the method itself)."""
+
+    name: str
+    params: Mapping[str, Any] = {}
+
+
+class TokenizerRun(Config):
+    """Train a byte-level BPE tokenizer on a text corpus."""
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    corpus: TextCorpus
+
+
+class PretrainRun(Config):
+    """Pretrain one rung from scratch."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    shape: RungShape
+    settings: PretrainSettings
+    seed: int
+
+
+class FinetuneRun(Config):
+    """Finetune one model on ground truth (supervisor or ceiling) or on weak labels (student)."""
+
+    kind: Literal["ground_truth", "transfer"]
+    task: TaskSpec
+    model: ModelSource | None
+    """None: the weights come from a parent run."""
+    settings: FinetuneSettings
+    method: MethodSpec | None = None
+    """How weak labels are used; None for ground truth."""
+    train_part: str
+    """"supervise" or "transfer/K"."""
+    seed: int
+
+
+RunSpec = Annotated[TokenizerRun | PretrainRun | FinetuneRun, Field(discriminator="kind")]
