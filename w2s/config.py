@@ -200,7 +200,7 @@ def _label_keys(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     if any(isinstance(key, bool) for key in values):
-        raise ValueError("YAML reads an unquoted yes, no, true or false as a boolean; quote it, e.g. {'no': 0, 'yes': 1}")
+        raise ValueError("YAML reads an unquoted yes, no, true or false as a boolean; quote it: {'no': 0, 'yes': 1}")
     return {str(key) if isinstance(key, int | float) else key: value for key, value in values.items()}
 
 

@@ -1,0 +1,238 @@
+"""What lies in a checkpoint: its config, the shapes in the headers of its weight files, and a fingerprint.
+
+Folders and hub ids look the same from outside. No weight is read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from w2s.errors import ModelError
+from w2s.fingerprints import HashFile, digest
+from w2s.hub import cached_commit, how_to_copy, resolve_revision
+
+ModelKind = Literal["causal", "encoder"]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of every stored tensor, by its name."""
+
+_ENCODERS = """
+    albert bert camembert deberta deberta-v2 distilbert electra ernie mpnet modernbert roberta xlm-roberta
+"""
+_CAUSAL = """
+    bloom codegen cohere gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite llama mistral mpt olmo
+    olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2
+"""
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The parts of a checkpoint that planning reads."""
+
+    config: Mapping[str, Any]
+    kind: ModelKind
+    shapes: Shapes
+    fingerprint: str
+
+
+def read_checkpoint_files(
+    path: str, revision: str | None, *, allow_pickle: bool, hash_file: HashFile
+) -> CheckpointFiles:
+    """Read a folder, a hub model in the local cache, or one on the hub, in this order.
+
+    Raises:
+        ModelError: See `w2s.checkpoints.inspect_checkpoint`.
+    """
+    local = _local_folder(path)
+    folder = local or _cached_snapshot(path, revision)
+    if folder is None:
+        commit = resolve_revision(path, revision, repo_type="model")
+        config = _download_config(path, commit)
+        kind = model_kind(path, config)
+        return CheckpointFiles(config, kind, _hub_shapes(path, commit, kind, allow_pickle=allow_pickle), commit)
+    config = _read_config(path, folder / "config.json")
+    kind = model_kind(path, config)
+    shapes = _folder_shapes(path, folder, kind, allow_pickle=allow_pickle)
+    # Hashing comes last: it can take minutes, and what cannot be used should be refused before.
+    return CheckpointFiles(config, kind, shapes, _fingerprint(folder, hash_file) if local else folder.name)
+
+
+def model_kind(path: str, config: Mapping[str, Any]) -> ModelKind:
+    """Whether a config is of a causal language model or of an encoder.
+
+    Raises:
+        ModelError: It is of neither.
+    """
+    model_type = str(config["model_type"])
+    architectures = config.get("architectures") or []
+    if model_type in _ENCODERS.split() and not config.get("is_decoder"):
+        return "encoder"
+    if model_type in _CAUSAL.split() or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return "causal"
+    if not config.get("is_encoder_decoder") and any(name.endswith("ForMaskedLM") for name in architectures):
+        return "encoder"
+    raise ModelError(
+        f"model {path}: architecture {', '.join(architectures) or 'unknown'} (model type {model_type}) is neither a"
+        " causal language model nor an encoder"
+    )
+
+
+def _local_folder(path: str) -> Path | None:
+    """The folder that `path` names; None if it can only be a hub id."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        raise ModelError(f"model {path}: no such folder")
+    return None
+
+
+def _read_config(path: str, file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        hint = (
+            " (it holds adapters only; merge them into their base model)"
+            if (file.parent / "adapter_config.json").is_file()
+            else ""
+        )
+        raise ModelError(
+            f"model {path}: no config.json in the folder{hint}; a folder written by save_pretrained is expected"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f'{file}: names no "model_type"; a config written by save_pretrained does')
+    return config
+
+
+def _folder_shapes(path: str, folder: Path, kind: ModelKind, *, allow_pickle: bool) -> Shapes:
+    files = _weight_files(path, folder)
+    if files:
+        return {name: shape for file in files for name, shape in _header(file).items()}
+    pickles = sorted(file.name for file in folder.glob("*.bin") if file.name.startswith("pytorch_model"))
+    if not pickles:
+        raise ModelError(f"model {path}: no weights in the folder (model.safetensors, or shards with an index)")
+    if not allow_pickle:
+        raise ModelError(_pickle_message(path, pickles[0]))
+    return _built_shapes(path, str(folder), None, kind)
+
+
+def _weight_files(path: str, folder: Path) -> list[Path]:
+    """The safetensors files of a folder; none if it has only others."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{index}: not an index of safetensors shards ({error})") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"model {path}: {missing[0]} is missing, one of {len(names)} files that {index.name} names")
+    return [folder / name for name in names]
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file: eight bytes of length, then JSON, then the data."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size - 8:
+            raise ModelError(f"{file}: not a whole safetensors file; download or save it again")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ModelError(f"{file}: not a safetensors file ({error})") from error
+    header.pop("__metadata__", None)
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    if end != size:
+        raise ModelError(f"{file}: has {size:,} bytes where its header announces {end:,}; download or save it again")
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+
+
+def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the local cache, if config and weights are complete there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    commit = cached_commit(repo_id, revision, repo_type="model")
+    if commit is None:
+        return None
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model") / "snapshots" / commit
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        complete = bool(_weight_files(repo_id, folder)) or any(folder.glob("pytorch_model*.bin"))
+    except ModelError:  # some shards only
+        return None
+    return folder if complete else None
+
+
+def _download_config(repo_id: str, commit: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        file = hf_hub_download(repo_id, "config.json", revision=commit)
+    except Exception as error:  # a missing file, or whatever the HTTP client of the day raises
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise ModelError(f"model {repo_id}: has no config.json, so transformers cannot load it") from error
+        raise ModelError(_unreachable_message(repo_id, error)) from error
+    return _read_config(repo_id, Path(file))
+
+
+def _hub_shapes(repo_id: str, commit: str, kind: ModelKind, *, allow_pickle: bool) -> Shapes:
+    """Shapes from the headers of the weight files on the hub; the weights stay there."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
+    try:
+        metadata = get_safetensors_metadata(repo_id, revision=commit)
+    except NotASafetensorsRepoError as error:
+        if not allow_pickle:
+            raise ModelError(_pickle_message(repo_id, "weights in the repository")) from error
+        return _built_shapes(repo_id, repo_id, commit, kind)
+    except Exception as error:  # whatever the HTTP client of the day raises
+        raise ModelError(_unreachable_message(repo_id, error)) from error
+    return {
+        name: tuple(tensor.shape) for file in metadata.files_metadata.values() for name, tensor in file.tensors.items()
+    }
+
+
+def _built_shapes(path: str, source: str, revision: str | None, kind: ModelKind) -> Shapes:
+    """Shapes of the model that the config describes, built without storage."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        with torch.device("meta"):
+            model = (AutoModelForCausalLM if kind == "causal" else AutoModel).from_config(config)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"model {path}: its config cannot be used ({error})") from error
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _fingerprint(folder: Path, hash_file: HashFile) -> str:
+    """Of everything that decides what the model computes and how texts become tokens."""
+    files = {folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}
+    if not any(file.suffix == ".safetensors" for file in files):
+        files.update(folder.glob("pytorch_model*.bin*"))
+    for pattern in _TOKENIZER_FILES:
+        files.update(folder.glob(pattern))
+    return digest({file.name: hash_file(file) for file in files if file.is_file()})
+
+
+def _pickle_message(path: str, what: str) -> str:
+    return (
+        f"model {path}: its weights are pickled ({what}), and opening a pickle can run code hidden in it; use a copy in"
+        " safetensors, or set allow_pickle: true for this model if you trust its source"
+    )
+
+
+def _unreachable_message(repo_id: str, error: Exception) -> str:
+    return f"model {repo_id}: cannot be read from the Hugging Face hub ({error}). {how_to_copy(repo_id, 'model')}"

@@ -1,0 +1,138 @@
+"""From rows of any source to the examples of a task: ids, duplicates, groups, parts, and which reply is shown first."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from w2s.config import Form, SplitSpec
+from w2s.errors import DataError
+from w2s.tasks.base import CONTENT_COLUMNS, TaskData, normalise, pair_id, seeded_hash, text_id
+from w2s.tasks.splits import cap, deal, group_rows, part_sizes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable row of a source. `classify` fills `text` and `label`; `compare` the other three."""
+
+    text: str = ""
+    label: int = 0
+    prompt: str = ""
+    chosen: str = ""
+    rejected: str = ""
+    groups: tuple[str, ...] = ()
+    """Keys that tie this row to others, beside its texts."""
+
+
+def build_task(
+    form: Form, pool: list[Row], test: list[Row] | None, splits: SplitSpec, dropped: Counter[str]
+) -> TaskData:
+    """Put rows into parts.
+
+    Args:
+        form: What the rows are.
+        pool: Rows to be split.
+        test: Rows of the source's own test split, if it has one. Pool rows in a group with any of them are dropped,
+            also when a cap keeps only some of the test.
+        splits: Sizes and seed.
+        dropped: Rows already left out while reading, by reason.
+
+    Raises:
+        DataError: One-class data, or sizes that cannot be met.
+    """
+    rows = pool + (test or [])
+    is_test = np.arange(len(rows)) >= len(pool)
+    ids = np.array([_example_id(form, row) for row in rows])
+    groups = group_rows([_keys(form, row) for row in rows])
+    verdicts = [row.label if form == "classify" else int(row.chosen > row.rejected) for row in rows]
+    dropped = Counter(dropped)
+
+    touching = ~is_test & np.isin(groups, groups[is_test])
+    dropped["related_to_test"] += int(touching.sum())
+    # A row that touches the test has left the pool, so equal ids are now all in the pool or all in the test.
+    first: dict[str, int] = {}
+    seen: dict[str, set[int]] = {}
+    for i in np.flatnonzero(~touching).tolist():
+        first.setdefault(ids[i], i)
+        seen.setdefault(ids[i], set()).add(verdicts[i])
+    contradicting = {example_id for example_id, labels in seen.items() if len(labels) > 1}
+    copies = Counter(ids[~touching].tolist())
+    dropped["contradicting_labels"] += sum(copies[example_id] for example_id in contradicting)
+    dropped["duplicates"] += sum(n - 1 for example_id, n in copies.items() if example_id not in contradicting)
+
+    kept = np.array([i for example_id, i in first.items() if example_id not in contradicting], dtype=np.int64)
+    in_pool, in_test = kept[~is_test[kept]], kept[is_test[kept]]
+    sizes = part_sizes(len(in_pool), splits, official_test=test is not None)
+    parts: dict[int, str | None] = dict(
+        zip(in_pool.tolist(), deal(ids[in_pool].tolist(), groups[in_pool], sizes, splits.split_seed), strict=True)
+    )
+    test_ids = ids[in_test].tolist()
+    if isinstance(splits.test, int) and test is not None:
+        chosen = cap(test_ids, splits.test, splits.split_seed)
+    else:
+        chosen = set(test_ids)
+    parts |= {i: "test" if ids[i] in chosen else None for i in in_test.tolist()}
+    dropped["not_needed"] += sum(part is None for part in parts.values())
+
+    frame = _frame(
+        form, [(str(ids[i]), part, rows[i]) for i, part in parts.items() if part is not None], splits.split_seed
+    )
+    _check_classes(form, frame)
+    return TaskData(form, frame, {reason: n for reason, n in sorted(dropped.items()) if n})
+
+
+def _example_id(form: Form, row: Row) -> str:
+    return text_id(row.text) if form == "classify" else pair_id(row.prompt, row.chosen, row.rejected)
+
+
+def _keys(form: Form, row: Row) -> set[str]:
+    texts = {f"text:{normalise(row.text)}"}
+    if form == "compare":
+        texts = {f"reply:{normalise(row.chosen)}", f"reply:{normalise(row.rejected)}"}
+        if prompt := normalise(row.prompt):
+            texts.add(f"prompt:{prompt}")
+    return texts.union(row.groups)
+
+
+def _frame(form: Form, examples: list[tuple[str, str, Row]], split_seed: int) -> pl.DataFrame:
+    content = [
+        {"text": row.text} if form == "classify" else _shown(example_id, row, split_seed)
+        for example_id, _, row in examples
+    ]
+    labels = [
+        row.label if form == "classify" else int(shown["second"] == row.chosen)
+        for (_, _, row), shown in zip(examples, content, strict=True)
+    ]
+    columns = {
+        "example_id": pl.Series([example_id for example_id, _, _ in examples], dtype=pl.String),
+        "part": pl.Series([part for _, part, _ in examples], dtype=pl.String),
+        "label": pl.Series(labels, dtype=pl.Int8),
+    }
+    columns |= {name: pl.Series([shown[name] for shown in content], dtype=pl.String) for name in CONTENT_COLUMNS[form]}
+    return pl.DataFrame(columns).sort("part", "example_id")
+
+
+def _shown(example_id: str, row: Row, split_seed: int) -> dict[str, str]:
+    """The pair in the order in which it is shown: a coin per example, so that labels are balanced."""
+    first, second = row.chosen, row.rejected
+    if seeded_hash(split_seed, "slot", example_id) % 2:
+        first, second = second, first
+    return {"prompt": row.prompt, "first": first, "second": second}
+
+
+def _check_classes(form: Form, frame: pl.DataFrame) -> None:
+    """Training and test parts need both classes; a pair's label is a coin, so only `classify` can lack one for good."""
+    if form == "compare":
+        return
+    one_class = (
+        frame.filter(pl.col("part") != "validation")
+        .group_by("part")
+        .agg(pl.col("label").first(), n=pl.len(), classes=pl.col("label").n_unique())
+        .filter(pl.col("classes") == 1)
+        .sort("part")
+    )
+    for part, label, n, _ in one_class.iter_rows():
+        raise DataError(
+            f"part {part} has {n} examples, all with label {label}: it needs both classes, so make it larger"
+        )
