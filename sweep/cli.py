@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from analysis.errors import AnalysisError
 from sweep import commands
 from sweep.errors import SweepError
 from sweep.spec import nearest
@@ -94,9 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except (SweepError, W2SError, AnalysisError) as error:
+    except Exception as error:
+        if not _is_for_people(error):
+            raise
         print(f"w2s {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _is_for_people(error: Exception) -> bool:
+    """Whether an error was raised on purpose. The analysis is asked only if it is loaded: it brings matplotlib."""
+    analysis = sys.modules.get("analysis.errors")
+    return isinstance(error, (SweepError, W2SError)) or (analysis is not None and isinstance(error, analysis.AnalysisError))
 
 
 if __name__ == "__main__":

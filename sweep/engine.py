@@ -7,15 +7,19 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweep.errors import SweepError
+from sweep.execute import Science
 from sweep.frontier import Frontier
 from sweep.plan import Plan, Run
-from sweep.progress import make_progress
+from sweep.progress import Progress, make_progress
 from sweep.resources import gpu_share
 from sweep.spec import Compute
 from sweep.store import Store
+
+if TYPE_CHECKING:
+    from sweep.worker import Job
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """For Ray's shared memory on a laptop: it holds the plan and little else."""
@@ -32,41 +36,54 @@ class Outcome:
 
 
 def run_plan(
-    plan: Plan, todo: Collection[str], store: Store, compute: Compute, *, cpu_threads: int, address: str | None
+    plan: Plan,
+    todo: Collection[str],
+    store: Store,
+    compute: Compute,
+    *,
+    cpu_threads: int = 1,
+    address: str | None = None,
+    science: Science | None = None,
 ) -> Outcome:
     """Execute `todo`, whose other parents are in the store.
+
+    Args:
+        cpu_threads: Threads of a pretraining run; finetuning runs bring their own.
+        address: A Ray cluster; None for RAY_ADDRESS, or else a Ray of our own on this machine.
+        science: What computes a run, for benchmarks of the engine.
 
     Raises:
         SweepError: Ray cannot be reached, or no node is large enough for a run.
     """
     _environment()
+    from sweep.worker import Job  # imports Ray, which reads the environment
+
     frontier = Frontier(plan, todo, retries=compute.retries)
     with _ray(address) as resources, _scratch() as tune_folder:
         shapes = _Shapes(compute, cpu_threads, has_gpus=resources.get("GPU", 0) > 0)
         shapes.check(frontier, plan)
         with make_progress(frontier) as progress:
-            interrupted = _tune(frontier, store, compute, shapes, progress, tune_folder)
+            job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
+            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder)
     return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
 
 
 def _tune(
-    frontier: Frontier, store: Store, compute: Compute, shapes: "_Shapes", progress: Any, tune_folder: str
+    frontier: Frontier, job: "Job", compute: Compute, shapes: "_Shapes", progress: Progress, tune_folder: str
 ) -> bool:
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a dead worker, the progress display tells
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
     def on_end(run: Run, outcome: str, message: str) -> None:
         if outcome == "died":
             with contextlib.suppress(OSError):
-                store.record_failure(run.run_id, "WorkerDied", message)
+                job.store.record_failure(run.run_id, "WorkerDied", message)
         progress.ended(run, outcome, message)
 
-    runs = {run_id: frontier.plan.runs[run_id] for run_id in frontier.todo}
-    trainable = tune.with_parameters(
-        RunTrainable, runs=runs, store=store, checkpoint_every_seconds=compute.checkpoint_every_seconds
-    )
+    trainable = tune.with_parameters(RunTrainable, job=job)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([_bundle(config["shape"])])),
         tune_config=tune.TuneConfig(

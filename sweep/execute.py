@@ -7,8 +7,9 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,17 @@ class Placement:
     tags: dict[str, Any] = field(default_factory=dict)
 
 
-def execute(run: Run, store: Store, placement: Placement) -> None:
+def execute(run: Run, store: Store, placement: Placement, science: "Science | None" = None) -> None:
     """Run a run and mark it done. On several devices every rank calls this; rank 0 writes.
+
+    Args:
+        science: What computes the result; benchmarks of the engine put nothing in its place.
 
     Raises whatever went wrong, after it was recorded in the store.
     """
+    science = science or run_science
     if placement.rank > 0:
-        _science(run, store, placement, Pulse(store, run.run_id, attempt=None))
+        science(run, store, placement, Pulse(store, run.run_id, attempt=None))
         return
     if store.done(run.run_id):  # finished by another driver in the meantime
         return
@@ -51,7 +56,7 @@ def execute(run: Run, store: Store, placement: Placement) -> None:
         pulse(0.0)
         started = time.perf_counter()
         _log.info("%s (%s) on %s, host %s", run.label, run.run_id, placement.device, socket.gethostname())
-        result = _science(run, store, placement, pulse)
+        result = science(run, store, placement, pulse)
         _write(run, result, attempt, placement, seconds=time.perf_counter() - started)
     with contextlib.suppress(FileNotFoundError):
         store.fs.rm_file(store.path("runs", run.run_id, "heartbeat.json"))
@@ -74,6 +79,10 @@ class Pulse:
         self._store.beat(self._run_id, beat)
 
 
+Science = Callable[[Run, Store, Placement, Pulse], Any]
+"""From a run to its `w2s.experiment.RunResult`."""
+
+
 def scratch_folder(store: Store, run_id: str) -> Path:
     """Where a long run keeps its state to resume from: beside its results when they are on a file system."""
     if store.is_local:
@@ -81,7 +90,8 @@ def scratch_folder(store: Store, run_id: str) -> Path:
     return store.cache / "scratch" / run_id
 
 
-def _science(run: Run, store: Store, placement: Placement, pulse: Pulse) -> Any:
+def run_science(run: Run, store: Store, placement: Placement, pulse: Pulse) -> Any:
+    """Fetch what the run needs from its parents and hand it to `w2s.experiment.run_one`."""
     from w2s.experiment import Inputs, Shard, run_one  # torch, so not when only planning
 
     parents = {parent.role: parent for parent in run.parents}
@@ -126,6 +136,7 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
         result.save_weights(attempt.folder / "weights")
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -226,7 +226,7 @@ class Store:
         """Ids of all runs that were ever started here."""
         try:
             return {entry.rstrip("/").split("/")[-1] for entry in self.fs.ls(self.path("runs"), detail=False)}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def _finished(self, run_id: str) -> Done:

@@ -1,0 +1,84 @@
+"""The order of execution, on random graphs."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweep.frontier import Frontier
+from sweep.plan import Parent, Plan, Run
+
+
+@st.composite
+def plans(draw) -> Plan:
+    count = draw(st.integers(1, 14))
+    runs = {}
+    for index in range(count):
+        chosen = draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set()
+        parents = tuple(Parent("base", f"r{p}", "weights") for p in sorted(chosen))
+        work = draw(st.floats(1, 100))
+        runs[f"r{index}"] = Run(f"r{index}", "pretrain", "rung", 0, parents, work=work, memory=0)
+    return Plan(runs=runs, pairs=(), requested=0)
+
+
+def parents_of(plan: Plan, run_id: str) -> set[str]:
+    return {parent.run_id for parent in plan.runs[run_id].parents}
+
+
+@given(plans(), st.data())
+def test_every_run_is_handed_out_once_after_its_parents_and_failures_block_exactly_their_descendants(plan, data):
+    frontier = Frontier(plan, set(plan.runs), retries=0)
+    started = []
+    while not frontier.finished:
+        run_id = frontier.pop()
+        if run_id is not None:
+            started.append(run_id)
+            assert parents_of(plan, run_id) <= frontier.done
+        if run_id is None or data.draw(st.booleans()):
+            ending = data.draw(st.sampled_from(sorted(frontier.running)))
+            if data.draw(st.integers(0, 4)):
+                frontier.succeed(ending)
+            else:
+                assert not frontier.fail(ending, "why")
+    assert len(started) == len(set(started))
+    assert frontier.blocked == plan.descendants(frontier.failed)
+    assert frontier.done | set(frontier.failed) | frontier.blocked == set(plan.runs)
+    assert frontier.waiting == 0
+
+
+@given(plans())
+def test_among_ready_runs_the_longest_path_goes_first(plan):
+    frontier = Frontier(plan, set(plan.runs))
+    ready = {run_id for run_id in plan.runs if not parents_of(plan, run_id)}
+    first = frontier.pop()
+    assert first is not None
+    assert plan.path_work[first] == max(plan.path_work[run_id] for run_id in ready)
+
+
+@given(plans(), st.data())
+def test_parents_outside_of_what_is_to_do_count_as_done(plan, data):
+    done = plan.with_ancestors(data.draw(st.sets(st.sampled_from(sorted(plan.runs)))))
+    frontier = Frontier(plan, set(plan.runs) - done)
+    while (run_id := frontier.pop()) is not None:
+        frontier.succeed(run_id)
+    assert frontier.done == set(plan.runs) - done
+
+
+def one_run() -> Plan:
+    run = Run("r", "pretrain", "rung", 0, (), work=1, memory=0)
+    return Plan(runs={"r": run}, pairs=(), requested=0)
+
+
+def test_a_failed_run_is_tried_again_as_often_as_allowed():
+    frontier = Frontier(one_run(), {"r"}, retries=2)
+    assert [frontier.pop() and frontier.fail("r", "why") for _ in range(3)] == [True, True, False]
+    assert frontier.pop() is None
+    assert frontier.failed == {"r": "why"}
+
+
+def test_running_out_of_memory_halves_the_micro_batch_each_time():
+    frontier = Frontier(one_run(), {"r"}, retries=2)
+    divisors = []
+    for _ in range(3):
+        frontier.pop()
+        divisors.append(frontier.divisors.get("r", 1))
+        frontier.fail("r", "out of memory", out_of_memory=True)
+    assert divisors == [1, 2, 4]
