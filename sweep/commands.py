@@ -211,7 +211,8 @@ def _report(store: Store, sweep: str | None, out: Path) -> Path:
     spec = None
     if sweep:
         spec = store.fs.cat_file(store.path("sweeps", sweep, "spec.yaml")).decode()
-    page = write_report(store.root, out, sweep=sweep, command=shlex.join(["w2s", *sys.argv[1:]]), spec_text=spec)
+    command = shlex.join(["w2s", *sys.argv[1:]])
+    page = Path(write_report(store.root, out, sweep=sweep, command=command, spec_text=spec))
     (page.parent / mark.name).write_text(inputs)
     return page
 
@@ -233,8 +234,7 @@ def export(args: argparse.Namespace) -> int:
     from analysis.export import export as write_table
 
     _require_storage(Store(args.storage))
-    rows = write_table(args.storage, args.out, table=args.table)
-    print(f"{args.out}: {rows} {args.table}")
+    print(f"{args.table}: {write_table(args.storage, args.out, table=args.table)}")
     return 0
 
 

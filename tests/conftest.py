@@ -31,6 +31,11 @@ finetune:
 """A sweep of three rungs that takes seconds: 3 pretrainings, 4 on ground truth, 6 transfers."""
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """Writes the tiny sweep file, with text replaced: `tiny({"seeds: [0]": "seeds: [0, 1]"})`."""
