@@ -1,0 +1,212 @@
+"""What the results say, in plain sentences, each number with its interval and n. For terminal and report alike."""
+
+from itertools import pairwise
+
+import polars as pl
+
+from analysis.estimates import Estimates, Section, methods_in_order
+from analysis.intervals import FEW_SEEDS
+from analysis.results import ROLES, Results
+
+_PROBLEMS_SHOWN = 20
+
+
+def summary(results: Results, estimates: Estimates) -> list[str]:
+    """Sentences about the whole: completeness first, then each section, then what went wrong."""
+    lines = completeness(results)
+    several = len(estimates.sections) > 1
+    for grouped, _ in estimates.sections:
+        if several:
+            lines.append(f"{section_title(grouped.section, estimates)}:")
+        lines += findings(estimates, grouped.section)
+    return lines + warnings(results)
+
+
+def section_title(section: Section, estimates: Estimates) -> str:
+    """The task; with what else tells its sections apart, where there are several."""
+    same_task = [grouped.section for grouped, _ in estimates.sections if grouped.section.task == section.task]
+    title = f"{section.task} ({section.form})"
+    if len({other.settings for other in same_task}) > 1:
+        title += f", settings {section.settings}"
+    if len({other.part for other in same_task}) > 1:
+        title += f", part {section.part}"
+    return title
+
+
+def completeness(results: Results) -> list[str]:
+    """How many pairs are there, and which kinds of run the others lack."""
+    total = results.pairs.height + results.missing.height
+    if total == 0:
+        return [note[0].upper() + note[1:] + "." for note in results.notes] or ["There are no weak-to-strong pairs."]
+    if results.missing.is_empty():
+        lines = [f"All {total} pairs (weak, strong, method, seed) are complete."]
+    else:
+        lines = [f"{results.pairs.height} of {total} pairs (weak, strong, method, seed) are complete."]
+        lines.append("Missing: " + "; ".join(missing_by_kind(results)) + ".")
+    return lines + [note[0].upper() + note[1:] + "." for note in results.notes]
+
+
+def missing_by_kind(results: Results) -> list[str]:
+    """For instance "2 students not finished", each run counted once."""
+    texts = []
+    for role in ROLES:
+        states = results.missing.select(f"{role}_id", f"{role}_state").unique()
+        counts = states.filter(pl.col(f"{role}_state") != "done").group_by(f"{role}_state").len().sort(f"{role}_state")
+        texts += [f"{_count(n, role)} {state}" for state, n in counts.iter_rows()]
+    return texts
+
+
+def findings(estimates: Estimates, section: Section) -> list[str]:
+    """What one section shows."""
+    ladder, pairs = estimates.of(section, estimates.ladder), estimates.of(section, estimates.pairs)
+    methods, differences = estimates.of(section, estimates.methods), estimates.of(section, estimates.differences)
+    return [
+        _base(pairs, estimates),
+        *_ground_truth(ladder),
+        *(text for method in methods_in_order(methods["method"]) for text in _method(method, methods)),
+        *(text for method in methods_in_order(differences["method"]) for text in _difference(method, differences)),
+        *_agreement(pairs),
+    ]
+
+
+def warnings(results: Results) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    lines = list(results.problems[:_PROBLEMS_SHOWN])
+    if len(results.problems) > _PROBLEMS_SHOWN:
+        lines.append(f"... and {len(results.problems) - _PROBLEMS_SHOWN} more problems of this kind.")
+    shrunk = shrunk_runs(results)
+    if shrunk:
+        listed = ", ".join(shrunk[:5]) + (", ..." if len(shrunk) > 5 else "")
+        lines.append(
+            f"{len(shrunk)} runs ran out of memory and were done with a smaller micro-batch, so their low bits"
+            f" may differ from those of a machine with more memory: {listed}."
+        )
+    return lines
+
+
+def shrunk_runs(results: Results) -> list[str]:
+    """Ids of runs whose micro-batch was shrunk."""
+    return results.runs.filter(pl.col("micro_batch_shrunk").fill_null(False))["run_id"].to_list()
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def _base(pairs: pl.DataFrame, estimates: Estimates) -> str:
+    fewest, most = min(pairs["n_seeds"].to_list()), max(pairs["n_seeds"].to_list())
+    n_tests = max(pairs["n_test"].to_list())
+    few = ""
+    if fewest == 1:
+        few = " With one seed intervals cover test examples only; another seed may well fall outside."
+    elif fewest < FEW_SEEDS:
+        few = (
+            f" With fewer than {FEW_SEEDS} seeds the spread over seeds is itself poorly known:"
+            " intervals are wide and rough."
+        )
+    parts = (
+        _count(pairs.select("weak", "strong").n_unique(), "weak/strong combination"),
+        _count(pairs["method"].n_unique(), "method"),
+        _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds",
+    )
+    return (
+        f"{' x '.join(parts)}, scored on {n_tests:,} test examples; square brackets hold"
+        f" {estimates.options.level:.0%} intervals from {estimates.options.draws:,} joint resamples.{few}"
+    )
+
+
+def _ground_truth(ladder: pl.DataFrame) -> list[str]:
+    rows = ladder.filter(pl.col("ceiling_acc").is_not_null()).sort("rung").to_dicts()
+    if len(rows) < 2:
+        return []
+    first, last = rows[0], rows[-1]
+    falls = [(a, b) for a, b in pairwise(rows) if b["ceiling_acc"] <= a["ceiling_acc"]]
+    ends = f"from {_value(first, 'ceiling_acc')} ({first['model']}) to {_value(last, 'ceiling_acc')} ({last['model']})"
+    if not falls:
+        return [f"Ground-truth accuracy (the ceiling) rises at every one of {len(rows)} rungs, {ends}."]
+    where = ", ".join(f"{a['model']} to {b['model']}" for a, b in falls)
+    return [f"Ground-truth accuracy (the ceiling) goes {ends} but does not rise at every rung: not from {where}."]
+
+
+def _method(method: str, methods: pl.DataFrame) -> list[str]:
+    by = {row["statistic"]: row for row in methods.filter(pl.col("method") == method).to_dicts()}
+    of_means = by["of_means"]
+    none = of_means["n_no_gap"]
+    if "mean" not in by:
+        return [
+            f"{method}: none of {_count(of_means['n_pairs'], 'combination')} has a gap between supervisor and ceiling"
+            " that can be told from zero, so PGR means nothing here."
+        ]
+    mean, median = by["mean"], by["median"]
+    text = f"{method}: mean PGR {_value(mean, 'pgr')} over {_count(mean['n_pairs'], 'pair')} with a gap"
+    text += f", median {_value(median, 'pgr')}"
+    if none:
+        text += f" ({none} left out as no gap)"
+    text += f"; PGR of mean accuracies over all {of_means['n_pairs']} pairs {_value(of_means, 'pgr')}."
+    if mean["pgr_low"] > 0:
+        text += " Students recover a share of the gap that is clearly above zero."
+    elif mean["pgr_high"] < 0:
+        text += " Students are clearly worse than their supervisors."
+    else:
+        text += " The interval of the mean includes zero."
+    return [text]
+
+
+def _difference(method: str, differences: pl.DataFrame) -> list[str]:
+    rows = differences.filter(pl.col("method") == method)
+    overall = rows.filter(pl.col("size_gap").is_null()).row(0, named=True)
+    reference = overall["reference"]
+    n_with_gap, n_all = overall["n_pairs"], overall["n_pairs"] + overall["n_no_gap"]
+    accuracy = f"accuracy {_points(overall, 'accuracy_difference')} points over all {_count(n_all, 'pair')}"
+    if overall["pgr_difference"] is None:
+        return [f"{method} minus {reference}: {accuracy}."]
+    text = (
+        f"{method} minus {reference}: mean PGR {_signed(overall, 'pgr_difference')} over"
+        f" {_count(n_with_gap, 'pair')} with a gap ({_verdict(overall)}), {accuracy}."
+    )
+    by_gap = (
+        rows.filter(pl.col("size_gap").is_not_null() & pl.col("pgr_difference").is_not_null())
+        .sort("size_gap")
+        .to_dicts()
+    )
+    if len(by_gap) < 2:
+        return [text]
+    parts = [f"{row['size_gap']}: {_signed(row, 'pgr_difference')} (n={row['n_pairs']})" for row in by_gap]
+    return [text, f"By rungs between weak and strong, {method} minus {reference} in PGR is " + "; ".join(parts) + "."]
+
+
+def _verdict(row: dict) -> str:
+    if row["pgr_difference_low"] > 0:
+        return "better"
+    return "worse" if row["pgr_difference_high"] < 0 else "not told apart"
+
+
+def _agreement(pairs: pl.DataFrame) -> list[str]:
+    """The pair with the largest compute ratio, where agreement says most."""
+    lines = []
+    widest = pairs.filter(pl.col("size_gap") == pl.col("size_gap").max()).sort("weak_rung")
+    for method in methods_in_order(widest["method"]):
+        row = widest.filter(pl.col("method") == method).row(0, named=True)
+        if row["agreement_when_weak_right"] is None or row["agreement_when_weak_wrong"] is None:
+            continue
+        lines.append(
+            f"Agreement of {row['strong']} with its supervisor {row['weak']} ({method}):"
+            f" {_value(row, 'agreement_when_weak_right')} where the supervisor is right,"
+            f" {_value(row, 'agreement_when_weak_wrong')} where it is wrong."
+        )
+    return lines
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _value(row: dict, name: str) -> str:
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _signed(row: dict, name: str) -> str:
+    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+
+
+def _points(row: dict, name: str) -> str:
+    return f"{100 * row[name]:+.2f} [{100 * row[f'{name}_low']:+.2f}, {100 * row[f'{name}_high']:+.2f}]"

@@ -1,0 +1,195 @@
+import numpy as np
+import polars as pl
+import pytest
+
+import analysis
+from analysis.estimates import agreements
+from analysis.trends import REFUSED
+
+
+@pytest.fixture(scope="module")
+def reference(reference_store):
+    results = analysis.load(reference_store)
+    return results, analysis.estimate(results, analysis.Options(draws=400))
+
+
+def test_pair_estimates_are_seed_means_and_pgr_is_that_of_the_means(reference):
+    results, estimates = reference
+    pair = estimates.pairs.filter((pl.col("weak") == "rung1") & (pl.col("strong") == "rung4")).row(0, named=True)
+    seeds = results.pairs.filter(
+        (pl.col("weak") == "rung1") & (pl.col("strong") == "rung4") & (pl.col("method") == pair["method"])
+    )
+    weak, student, ceiling = (float(seeds[f"{name}_acc"].mean()) for name in ("weak", "student", "ceiling"))  # type: ignore[arg-type]
+    assert [pair["weak_acc"], pair["student_acc"], pair["ceiling_acc"]] == pytest.approx([weak, student, ceiling])
+    assert pair["gap"] == pytest.approx(ceiling - weak)
+    assert pair["pgr"] == pytest.approx((student - weak) / (ceiling - weak))
+    assert pair["agreement"] == pytest.approx(seeds["agreement"].mean())
+    assert (pair["n_seeds"], pair["n_test"]) == (3, 1200)
+
+
+def test_every_estimate_lies_within_its_interval(reference):
+    _, estimates = reference
+    names = ["weak_acc", "student_acc", "ceiling_acc", "gap", "pgr", "agreement"]
+    for name in names:
+        rows = estimates.pairs.filter(pl.col(name).is_not_null())
+        assert (rows[f"{name}_low"] <= rows[name]).all()
+        assert (rows[name] <= rows[f"{name}_high"]).all()
+
+
+def test_whether_a_pair_has_a_gap_is_the_same_for_every_method(reference):
+    _, estimates = reference
+    decided = estimates.pairs.group_by("weak", "strong").agg(pl.col("has_gap", "gap", "gap_low").n_unique())
+    assert decided.select(pl.col("has_gap", "gap", "gap_low").max()).row(0) == (1, 1, 1)
+    assert (estimates.pairs["has_gap"] == (estimates.pairs["gap_low"] > 0)).all()
+    assert (estimates.pairs["has_gap"] == estimates.pairs["pgr"].is_not_null()).all()
+
+
+def test_a_pair_without_a_gap_has_no_pgr_and_is_counted(writer, small_world):
+    writer.world(small_world(supervisor=(0.7, 0.7, 0.7), ceiling=(0.7, 0.7, 0.9), seed_sd=0.0, n_test=2000))
+    estimates = analysis.estimate(analysis.load(writer.root))
+    flat = estimates.pairs.filter(pl.col("strong") == "rung1")
+    assert not flat["has_gap"].any()
+    assert flat["pgr"].null_count() == flat.height
+    counts = estimates.methods.select("statistic", "n_pairs", "n_no_gap").unique().sort("statistic").rows()
+    assert counts == [("mean", 2, 1), ("median", 2, 1), ("of_means", 3, 1)]
+
+
+def test_grid_statistics_are_what_they_are_called(reference):
+    _, estimates = reference
+    naive = estimates.pairs.filter(pl.col("method") == "naive")
+    by = {r["statistic"]: r for r in estimates.methods.filter(pl.col("method") == "naive").to_dicts()}
+    assert by["mean"]["pgr"] == pytest.approx(naive["pgr"].mean())
+    assert by["median"]["pgr"] == pytest.approx(naive["pgr"].median())
+    weak, student, ceiling = (
+        float(np.mean(naive[f"{name}_acc"].to_numpy())) for name in ("weak", "student", "ceiling")
+    )
+    assert by["of_means"]["pgr"] == pytest.approx((student - weak) / (ceiling - weak))
+    assert all(row["pgr_low"] < row["pgr"] < row["pgr_high"] for row in by.values())
+
+
+def test_method_differences_are_paired_means_by_size_gap(reference):
+    _, estimates = reference
+    wide = estimates.pairs.filter(pl.col("has_gap")).pivot(
+        on="method", index=["weak", "strong", "size_gap"], values=["pgr", "student_acc"]
+    )
+    difference = wide["pgr_confidence(max_weight=0.75)"] - wide["pgr_naive"]
+    for row in estimates.differences.to_dicts():
+        group = difference if row["size_gap"] is None else difference.filter(wide["size_gap"] == row["size_gap"])
+        assert row["pgr_difference"] == pytest.approx(group.mean())
+        assert row["n_pairs"] == len(group)
+        assert row["reference"] == "naive"
+    assert estimates.differences["size_gap"].to_list() == [None, 1, 2, 3, 4, 5]
+
+
+def test_a_paired_difference_is_known_better_than_its_two_sides(reference):
+    _, estimates = reference
+
+    def width(row, name):
+        return row[f"{name}_high"] - row[f"{name}_low"]
+
+    difference = estimates.differences.filter(pl.col("size_gap").is_null()).row(0, named=True)
+    sides = estimates.methods.filter(pl.col("statistic") == "mean").to_dicts()
+    assert width(difference, "pgr_difference") < sum(width(side, "pgr") for side in sides)
+
+
+def test_the_ladder_has_supervisors_and_ceilings_by_rung(reference):
+    _, estimates = reference
+    assert estimates.ladder["model"].to_list() == [f"rung{i}" for i in range(6)]
+    assert estimates.ladder["supervisor_acc"].is_null().to_list() == [False] * 5 + [True]
+    assert estimates.ladder["ceiling_acc"].is_null().to_list() == [True] + [False] * 5
+    assert estimates.ladder["pretrain_flops"].is_sorted()
+
+
+def test_the_same_results_give_the_same_estimates(reference):
+    results, estimates = reference
+    again = analysis.estimate(results, analysis.Options(draws=400))
+    assert again.pairs.equals(estimates.pairs)
+    assert again.methods.equals(estimates.methods)
+
+
+def test_one_seed_and_one_pair_are_enough_for_estimates(writer, small_world):
+    writer.world(small_world(rungs=2, seeds=1, methods=("naive",), n_test=2000))
+    estimates = analysis.estimate(analysis.load(writer.root))
+    assert estimates.pairs.height == 1
+    assert estimates.pairs["n_seeds"].to_list() == [1]
+    assert estimates.differences.is_empty()
+    assert set(analysis.trends(estimates).fits["status"]) == {REFUSED}
+
+
+def test_empty_results_give_empty_estimates(tmp_path):
+    estimates = analysis.estimate(analysis.load(tmp_path))
+    assert estimates.pairs.is_empty()
+    assert estimates.sections == ()
+    assert analysis.trends(estimates).curves.is_empty()
+
+
+def test_two_tasks_are_two_sections(writer, small_world):
+    writer.world(small_world(task="a"), sweep="a")
+    writer.world(small_world(task="b", form="compare"), sweep="b", random_seed=1)
+    estimates = analysis.estimate(analysis.load(writer.root))
+    assert [grouped.section[:2] for grouped, _ in estimates.sections] == [("a", "classify"), ("b", "compare")]
+    assert estimates.of(estimates.sections[0][0].section, estimates.pairs)["task"].unique().to_list() == ["a"]
+
+
+def test_one_name_for_two_different_runs_is_refused(writer, small_world):
+    writer.world(small_world(), sweep="first")
+    rows = pl.read_parquet(writer.root / "sweeps" / "first" / "manifest.parquet")
+    swapped = rows.with_columns(supervisor_id=pl.col("ceiling_id"))
+    writer.manifest("second", swapped.to_dicts())
+    results = analysis.load(writer.root)
+    with pytest.raises(analysis.AnalysisError, match=r"weak rung0.* different runs \(supervisor_id\).*name one sweep"):
+        analysis.estimate(results)
+    assert analysis.estimate(analysis.load(writer.root, "first")).pairs.height == 6
+
+
+def test_a_student_that_is_missing_at_one_seed_leaves_the_other_seeds(writer, small_world):
+    writer.world(small_world(seeds=3))
+    (writer.root / "runs" / "facts-s0-student-0-2-0-1" / "DONE").unlink()
+    estimates = analysis.estimate(analysis.load(writer.root))
+    by_method = estimates.pairs.filter((pl.col("weak") == "rung0") & (pl.col("strong") == "rung2")).sort("method")
+    assert by_method["n_seeds"].to_list() == [3, 2]
+    assert by_method["gap"].n_unique() == 1
+    # the methods share no set of seeds at this pair, so it is in no paired difference
+    overall = estimates.differences.filter(pl.col("size_gap").is_null()).row(0, named=True)
+    assert overall["n_pairs"] + overall["n_no_gap"] == 2
+
+
+@pytest.mark.parametrize("options", [{"draws": 10}, {"level": 95.0}])
+def test_options_out_of_range_are_refused_by_value(options):
+    with pytest.raises(analysis.AnalysisError, match=r"10|95\.0"):
+        analysis.Options(**options)
+
+
+def test_agreements_follow_from_their_three_shares():
+    # supervisor right .8, agree .7, agree and right .62: .62/.8 and .08/.2
+    np.testing.assert_allclose(agreements(np.array([0.8, 0.7, 0.62])), [0.7, 0.775, 0.4])
+
+
+def test_pgr_curves_follow_from_the_fitted_curves(reference):
+    _, estimates = reference
+    fitted = analysis.trends(estimates)
+
+    def curve(quantity, method=None, weak=None):
+        rows = fitted.curves.filter(
+            (pl.col("quantity") == quantity) & pl.col("method").eq_missing(method) & pl.col("weak").eq_missing(weak)
+        )
+        return rows.sort("x")
+
+    pgr, student = curve("pgr", "naive", "rung0"), curve("student", "naive", "rung0")
+    joined = pgr.join(student, on="x", suffix="_student")
+    weak = estimates.ladder.row(0, named=True)["supervisor_acc"]
+    ceiling = np.interp(np.log(joined["x"]), np.log(curve("ceiling")["x"]), curve("ceiling")["y"])
+    expected = (joined["y_student"].to_numpy() - weak) / (ceiling - weak)
+    np.testing.assert_allclose(joined["y"], expected, atol=2e-3)  # interpolation on the grid
+    assert (pgr["y_low"] <= pgr["y"]).all()
+    assert (pgr["y"] <= pgr["y_high"]).all()
+
+
+def test_curves_with_too_few_points_say_why(reference):
+    fits = analysis.trends(reference[1]).fits
+    assert set(fits.filter(pl.col("quantity") == "student", pl.col("weak") == "rung4")["status"]) == {REFUSED}
+    reasons = fits.filter(pl.col("status") == REFUSED)["diagnosis"]
+    assert reasons.str.contains("at least 3 strong models").all()
+    weak2 = fits.filter(pl.col("quantity") == "student", pl.col("weak") == "rung2")
+    assert not weak2["testable"].any()
+    assert weak2["diagnosis"].str.contains("not testable").all()

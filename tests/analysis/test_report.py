@@ -1,0 +1,157 @@
+import html.parser
+import re
+
+import polars as pl
+import pytest
+
+import analysis
+from analysis.report import report_files
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a test asks about, and refuses tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.links, self.headings, self.rows = [], [], [], [], 0
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
+        self.rows += tag == "tr"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def reference_report(reference_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "report"
+    options = analysis.Options(draws=200)
+    analysis.write_report(reference_store, out, "sweep", command="w2s report facts.yaml", options=options)
+    return out
+
+
+def test_the_page_stands_alone_and_its_links_exist(reference_report):
+    text = (reference_report / "index.html").read_text()
+    page = Page(text)
+    assert len(page.sources) == 6
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert page.links
+    assert all((reference_report / link).is_file() for link in page.links)
+    without_figures = re.sub(r'src="data:[^"]*"', "", text)
+    assert "http" not in without_figures
+
+
+def test_the_page_says_what_was_run_and_found(reference_report):
+    text = (reference_report / "index.html").read_text()
+    for words in (
+        "All 90 pairs",
+        "w2s report facts.yaml",
+        "name: synthetic",
+        "torch 2.13.0",
+        "naive: mean PGR 0.",
+        "confidence(max_weight=0.75) minus naive",
+        "rises at every one of 5 rungs",
+        "fewer than 5 seeds",
+        "1,200",
+    ):
+        assert words in text
+
+
+def test_tables_of_the_report_are_the_same_bytes_each_time(writer, small_world):
+    writer.world(small_world(methods=("naive",)))
+    results = analysis.load(writer.root)
+    first, again = (report_files(results, options=analysis.Options(draws=100)) for _ in range(2))
+    assert first == again
+    assert sum(name.startswith("tables/") for name in first) == 18
+
+
+def test_tables_can_be_read_back(reference_report):
+    pairs = pl.read_parquet(reference_report / "tables" / "pairs.parquet")
+    assert pairs.height == 30
+    assert pl.read_csv(reference_report / "tables" / "pairs.csv").columns == pairs.columns
+
+
+def test_an_empty_storage_gives_a_page_that_says_so(tmp_path):
+    storage = tmp_path / "store"
+    storage.mkdir()
+    analysis.write_report(storage, tmp_path / "report")
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert Page(text).sources == []
+    assert "no finished runs yet" in text
+    assert "There are no figures" in text
+
+
+def test_problems_and_missing_runs_are_on_the_page(writer, small_world, tmp_path):
+    writer.world(small_world())
+    (writer.root / "runs" / "facts-s0-sup-0-0" / "DONE").write_text("{")
+    (writer.root / "runs" / "facts-s0-student-1-2-0-1" / "DONE").unlink()
+    analysis.write_report(writer.root, tmp_path / "report", options=analysis.Options(draws=100))
+    text = (tmp_path / "report" / "index.html").read_text()
+    page = Page(text)
+    assert "7 of 12 pairs" in text
+    assert "1 supervisor damaged; 1 student not finished" in text
+    assert "runs/facts-s0-sup-0-0/DONE is not JSON" in text
+    assert "Pairs that are not complete" in page.headings
+
+
+def test_text_from_the_store_cannot_become_markup(writer, small_world, tmp_path):
+    writer.world(small_world(rungs=2, seeds=1, methods=("<script>alert(1)</script>",)))
+    analysis.write_report(writer.root, tmp_path / "report", options=analysis.Options(draws=100))
+    text = (tmp_path / "report" / "index.html").read_text()
+    Page(text)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_each_task_has_its_section_and_its_folder(writer, small_world, tmp_path):
+    for number, task in enumerate(("a", "b")):
+        writer.world(small_world(task=task, rungs=2, seeds=1, methods=("naive",)), sweep=task, random_seed=number)
+    analysis.write_report(writer.root, tmp_path / "report", options=analysis.Options(draws=100))
+    page = Page((tmp_path / "report" / "index.html").read_text())
+    assert [heading for heading in page.headings if "(" in heading] == ["a (classify)", "b (classify)"]
+    assert (tmp_path / "report" / "figures" / "2-b" / "pgr.png").is_file()
+
+
+def test_an_earlier_report_is_replaced_whole(tmp_path):
+    storage, out = tmp_path / "store", tmp_path / "report"
+    storage.mkdir()
+    analysis.write_report(storage, out)
+    (out / "left-over").write_text("")
+    analysis.write_report(storage, out)
+    assert not (out / "left-over").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "store"]
+
+
+def test_a_folder_that_is_no_report_is_left_alone(tmp_path):
+    storage, out = tmp_path / "store", tmp_path / "precious"
+    storage.mkdir()
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(analysis.AnalysisError, match=r"precious holds files that are not a report"):
+        analysis.write_report(storage, out)
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_report_can_be_written_to_an_object_store(tmp_path):
+    import fsspec
+
+    storage = tmp_path / "store"
+    storage.mkdir()
+    try:
+        assert analysis.write_report(storage, "memory://w2s-report") == "memory://w2s-report/index.html"
+        assert b"no finished runs yet" in fsspec.filesystem("memory").cat_file("/w2s-report/index.html")
+    finally:
+        fsspec.filesystem("memory").rm("/w2s-report", recursive=True)
