@@ -18,7 +18,7 @@ from analysis.errors import AnalysisError
 from analysis.estimates import Estimates, Options, Section, estimate
 from analysis.export import table_bytes, write
 from analysis.results import Results, load
-from analysis.summary import completeness, findings, section_title, shrunk_runs, warnings
+from analysis.summary import completeness, findings, section_title, shrunk_runs, warnings, summary
 from analysis.trends import REFUSED, Trends, trends
 
 MARKER = "w2s-report"
@@ -60,7 +60,7 @@ def write_report(
     spec_text: str | None = None,
     options: Options | None = None,
 ) -> str:
-    """Write `index.html`, `figures/` and `tables/` about one sweep, or everything in a storage.
+    """Write `index.html`, `summary.txt`, `figures/` and `tables/` about one sweep, or everything in a storage.
 
     The report is made whole in a folder beside `out` and then put in its place, so that a half-written one is never
     seen. On object stores, where a folder cannot be moved, `index.html` is written last.
@@ -135,6 +135,7 @@ def report_files(
         estimates=estimates,
     )
     files["index.html"] = page.encode()
+    files["summary.txt"] = ("\n".join(summary(results, estimates)) + "\n").encode()
     return files
 
 

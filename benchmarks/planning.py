@@ -14,7 +14,7 @@ from sweep.state import stand
 def spec_text(*, tasks: int, seeds: int, rungs: int) -> str:
     """Rungs of growing width; every pair, two methods."""
     shapes = [f"{{name: r{i}, hidden_size: {8 * (i + 1)}, layers: 1, heads: 2, tokens: 100000}}" for i in range(rungs)]
-    sources = [f"{{name: t{i}, source: facts, world_seed: {i}}}" for i in range(tasks)]
+    sources = [f"{{name: t{i}, source: facts, splits: {{split_seed: {i}}}}}" for i in range(tasks)]
     return (
         f"name: planning\nseeds: [{', '.join(map(str, range(seeds)))}]\nmethods: [naive, confidence]\n"
         f"ladder:\n  seed: per_seed\n  rungs: [{', '.join(shapes)}]\ntasks: [{', '.join(sources)}]\n"

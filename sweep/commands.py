@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = session.select(args.only)
     code = _execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
     if not args.no_report and session.plan.pairs and not args.only:
-        print(f"report: {_report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))}")
+        page = _report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))
+        print(f"\n{page.with_name('summary.txt').read_text()}\nreport: {page}")
     return code
 
 

@@ -12,6 +12,8 @@ from sweep.errors import SpecError
 from sweep.yamlfile import Location, load_yaml
 from w2s.config import (
     Config,
+    FactsCorpus,
+    FactsTask,
     FilesTask,
     FinetuneSettings,
     HubTask,
@@ -140,7 +142,25 @@ class Sweep(Config):
         _refuse_duplicates("task", [task.name for task in self.tasks])
         _refuse_duplicates("method", [method_label(build_method(method)) for method in self.methods])
         self.rung_pairs()
+        self._facts_ladders_read_facts()
         return self
+
+    def _facts_ladders_read_facts(self) -> None:
+        """A ladder pretrained on the offline world has 364 words and knows one world."""
+        corpus = self.ladder.pretrain.corpus
+        if not isinstance(corpus, FactsCorpus) or not any(isinstance(r, ScratchRung) for r in self.ladder.rungs):
+            return
+        for task in self.tasks:
+            if not isinstance(task, FactsTask):
+                raise ValueError(
+                    f"task '{task.name}': rungs pretrained on the facts corpus cannot read other text; give ladder.pretrain "
+                    "a corpus of kind text, or use checkpoints"
+                )
+            if task.world_seed != corpus.world_seed:
+                raise ValueError(
+                    f"task '{task.name}' asks about world {task.world_seed}, but the rungs are pretrained on world "
+                    f"{corpus.world_seed}: give both the same world_seed"
+                )
 
     @property
     def storage_path(self) -> str:

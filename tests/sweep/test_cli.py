@@ -76,8 +76,10 @@ def test_unusable_data_is_refused_before_anything_starts(tiny, tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     if lines is not None:
         rows(tmp_path / "data.csv", lines)
+    (tmp_path / "corpus.txt").write_text("a line of text\n" * 50)
     task = "source: files\n    train: [data.csv]\n    columns: {text: text, label: label}"
-    spec = tiny({"source: facts": task, "supervise: 400, transfer: 400, validation: 100, test: 600": "supervise: 0.4"})
+    corpus = "seed: per_seed\n  pretrain: {corpus: {kind: text, files: [corpus.txt]}}"
+    spec = tiny({"seed: per_seed": corpus, "source: facts": task, "supervise: 400, transfer: 400, validation: 100, test: 600": "supervise: 0.4"})
     text = refused(capsys, "run", str(spec))
     assert "tasks[0] 'facts'" in text
     assert message in text

@@ -37,6 +37,8 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
         ({"{name: d8,": "{name: d8, finetune: {lerning_rate: 3},"}, "finetune.lerning_rate of rung 'd8': unknown key; did"),
         ({"seeds: [0]": "seeds: [0]\nname: again"}, "tiny.yaml:3: key 'name' is given twice"),
         ({"seeds: [0]": "seeds: [0"}, "not valid YAML"),
+        ({"source: facts": "source: files\n    train: [a.csv]"}, "pretrained on the facts corpus cannot read other text"),
+        ({"source: facts": "source: facts\n    world_seed: 1"}, "asks about world 1, but .* pretrained on world 0"),
     ],
 )
 def test_a_wrong_spec_is_refused_with_file_key_value_and_cure(tiny, changes, message):
@@ -79,9 +81,15 @@ def test_pairs_follow_the_ladder(tiny):
 
 def test_paths_are_relative_to_the_spec_and_a_folder_wins_over_a_hub_id(tiny, tmp_path):
     (tmp_path / "org" / "model").mkdir(parents=True)
-    rung = "- {name: d8, hidden_size: 8, layers: 1, heads: 2, tokens: 40_000}"
     spec = load_spec(
-        tiny({rung: "- org/model\n    - {model: other/model-2b, pretrain_tokens: 3e11}", "source: facts": "source: files\n    train: [a.jsonl]"})
+        tiny(
+            {
+                "- {name: d4, hidden_size: 4, layers: 1, heads: 2, tokens: 20_000}": "- org/model",
+                "- {name: d8, hidden_size: 8, layers: 1, heads: 2, tokens: 40_000}": "- {model: other/model-2b, pretrain_tokens: 3e11}",
+                "    - {name: d16, hidden_size: 16, layers: 1, heads: 2, tokens: 40_000}\n": "",
+                "source: facts": "source: files\n    train: [a.jsonl]",
+            }
+        )
     )
     local, hub = (r for r in spec.ladder.rungs if isinstance(r, CheckpointRung))
     assert (local.name, local.model) == ("model", str(tmp_path / "org" / "model"))
