@@ -1,0 +1,108 @@
+"""Log-odds of whole parts, and the table of predictions that a run leaves."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from w2s.data import Examples, inference_batches
+from w2s.distributed import WHOLE, Shard
+from w2s.models import Scorer
+
+MIN_TOKENS_PER_BATCH = 4096
+"""Small models are bound by the overhead per batch, which this spreads over many examples."""
+
+SCHEMA = {
+    "example_id": pl.String,
+    "split": pl.String,
+    "step": pl.Int64,
+    "gold": pl.Int8,
+    "prediction": pl.Int8,
+    "correct": pl.Boolean,
+    "p": pl.Float32,
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said after `step` optimisation steps."""
+
+    step: int
+    log_odds: Mapping[str, np.ndarray]
+    """Log-odds of class 1 per split, float32, shape [examples of the split], sorted by example id."""
+
+
+def token_budget(micro_batch_size: int, longest: int) -> int:
+    """Padded tokens per inference batch.
+
+    Inference keeps the activations of one layer, training those of all, so four micro-batches fit where one trains.
+    """
+    return max(MIN_TOKENS_PER_BATCH, 4 * micro_batch_size * longest)
+
+
+@torch.inference_mode()
+def predict(
+    scorer: Scorer, examples: Examples, *, budget: int, length_multiple: int = 1, shard: Shard = WHOLE
+) -> np.ndarray:
+    """Log-odds of class 1 of each example, float32, shape [examples].
+
+    Args:
+        scorer: The model; its mode is restored afterwards.
+        examples: What to predict.
+        budget: Padded tokens per batch.
+        length_multiple: See `Examples.batch`.
+        shard: Each rank predicts every world-th batch; all ranks return all of them.
+    """
+    was_training = scorer.training
+    scorer.eval()
+    # float32 whatever computes: a rank's zeros add nothing to what another rank predicted.
+    log_odds = torch.zeros(len(examples), dtype=torch.float32, device=scorer.device)
+    rows_per_example = examples.rows.shape[1]
+    for index, positions in enumerate(inference_batches(examples.lengths * rows_per_example, budget)):
+        if index % shard.world == shard.rank:
+            scores = scorer(examples.batch(positions, length_multiple=length_multiple))
+            log_odds[torch.from_numpy(positions).to(scorer.device)] = scores.float()
+    scorer.train(was_training)
+    return shard.sum(log_odds).cpu().numpy()
+
+
+def probabilities(log_odds: np.ndarray) -> np.ndarray:
+    """P(class 1), float32, shape as given: the logistic function in double precision, then rounded."""
+    z = log_odds.astype(np.float64)
+    # exp of a non-positive number overflows nowhere.
+    e = np.exp(-np.abs(z))
+    return (np.where(z >= 0, 1.0, e) / (1 + e)).astype(np.float32)
+
+
+def mean_cross_entropy(log_odds: np.ndarray, target: np.ndarray) -> float:
+    """Mean cross-entropy in nats of log-odds against targets in [0, 1], both of shape [examples]."""
+    z = log_odds.astype(np.float64)
+    return float(np.mean(np.logaddexp(0.0, z) - target * z))
+
+
+def predictions_table(evaluations: Iterable[Evaluation], splits: Mapping[str, Examples]) -> pl.DataFrame:
+    """One row per example and evaluation, sorted by (split, step, example_id).
+
+    `prediction` is 1 where `p` exceeds 1/2, so that an undecided model predicts class 0.
+    """
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    for evaluation in evaluations:
+        for split, log_odds in evaluation.log_odds.items():
+            examples = splits[split]
+            p = probabilities(log_odds)
+            prediction = (p > 0.5).astype(np.int8)
+            frame = pl.DataFrame(
+                {
+                    "example_id": examples.ids.tolist(),
+                    "split": [split] * len(p),
+                    "step": np.full(len(p), evaluation.step),
+                    "gold": examples.gold,
+                    "prediction": prediction,
+                    "correct": prediction == examples.gold,
+                    "p": p,
+                }
+            )
+            frames.append(frame.cast(SCHEMA))  # pyright: ignore[reportArgumentType]
+    return pl.concat(frames).sort("split", "step", "example_id")
