@@ -18,7 +18,7 @@ from analysis.errors import AnalysisError
 from analysis.estimates import Estimates, Options, Section, estimate
 from analysis.export import table_bytes, write
 from analysis.results import Results, load
-from analysis.summary import completeness, findings, section_title, shrunk_runs, warnings, summary
+from analysis.summary import completeness, findings, section_title, shrunk_runs, summary, warnings
 from analysis.trends import REFUSED, Trends, trends
 
 MARKER = "w2s-report"

@@ -1,6 +1,6 @@
 """Planning time: from a spec to a graph of about 100,000 runs, and its state in an empty store.
 
-    python benchmarks/planning.py
+python benchmarks/planning.py
 """
 
 import tempfile

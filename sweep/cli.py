@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--list", action="store_true", help="one line for every run, with its reason")
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)
-    run.add_argument("--only", action="append", default=[], metavar="KIND|ID", help="only these runs and what they need")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="KIND|ID", help="only these runs and what they need"
+    )
     run.add_argument("--retry-failed", action="store_true", help="also runs that failed the same way every time")
     run.add_argument("--address", help="a Ray cluster (auto, or host:port); otherwise RAY_ADDRESS, or this machine")
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
@@ -103,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_for_people(error: Exception) -> bool:
     """Whether an error was raised on purpose. The analysis is asked only if it is loaded: it brings matplotlib."""
     analysis = sys.modules.get("analysis.errors")
-    return isinstance(error, (SweepError, W2SError)) or (analysis is not None and isinstance(error, analysis.AnalysisError))
+    return isinstance(error, (SweepError, W2SError)) or (
+        analysis is not None and isinstance(error, analysis.AnalysisError)
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ def plan(args: argparse.Namespace) -> int:
         return 0
     plan = session.plan
     todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
-    console.print(f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}")
+    console.print(
+        f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}"
+    )
     console.print(_counts_table(plan, standings))
     console.print(
         f"sharing: trained one by one, the pairs would ask for {plan.requested:,} supervisors, students and ceilings; "
@@ -48,10 +50,11 @@ def plan(args: argparse.Namespace) -> int:
     work = sum(plan.runs[run_id].work for run_id in todo)
     path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
     console.print(
-        f"to run: {work:.2e} FLOPs ({work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s), "
-        f"longest chain {path:.2e}"
+        f"to run: {work:.2e} FLOPs ({work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at "
+        f"{NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s), longest chain {path:.2e}"
     )
-    console.print(f"memory: at most {_size(max((run.memory for run in plan.runs.values()), default=0))} on a device for one run")
+    memory = max((run.memory for run in plan.runs.values()), default=0)
+    console.print(f"memory: at most {_size(memory)} on a device for one run")
     console.print(f"storage: about {_size(_disk(plan))} in all")
     return 0
 
@@ -109,7 +112,9 @@ def ladder(args: argparse.Namespace) -> int:
         assert model is not None
         done = session.store.done(run_id)
         where = str(session.store.path("runs", run_id, "attempts", done.attempt, "weights")) if done else "failed"
-        table.add_row(run.rung, str(run.seed), f"{model.n_params:,}", f"{model.n_matmul:,}", f"{model.pretrain_flops:.2e}", where)
+        table.add_row(
+            run.rung, str(run.seed), f"{model.n_params:,}", f"{model.n_matmul:,}", f"{model.pretrain_flops:.2e}", where
+        )
     for rung in session.spec.ladder.rungs:
         if not any(session.plan.runs[run_id].rung == rung.name for run_id in rungs):
             table.add_row(rung.name, "·", "", "", "", getattr(rung, "model", ""))
@@ -145,12 +150,17 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
-        print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(wanted) - len(todo)} were in {store.root} already")
+        print(
+            f"{len(outcome.done)} of {len(todo)} runs done now, {len(wanted) - len(todo)} were in {store.root} already"
+        )
     else:
         print(f"nothing to run: {len(wanted) - len(failed) - len(blocked)} of {len(wanted)} runs are in {store.root}")
     for run_id, message in failed.items():
         again = "; only --retry-failed tries it again" if run_id in given_up else ""
-        print(f"failed: {plan.runs[run_id].label}: {message}{again}\n  w2s show {run_id} --storage {shlex.quote(store.root)}")
+        print(
+            f"failed: {plan.runs[run_id].label}: {message}{again}\n"
+            f"  w2s show {run_id} --storage {shlex.quote(store.root)}"
+        )
     if blocked:
         print(f"blocked by these: {len(blocked)} runs, such as {plan.runs[sorted(blocked)[0]].label}")
     if interrupted:
@@ -184,7 +194,9 @@ def report(args: argparse.Namespace) -> int:
         session = Session.open(args.source, args.storage)
         store, sweep = session.store, session.sweep_id
         if not store.fs.exists(store.path("sweeps", sweep, "manifest.parquet")):
-            raise SpecError(f"{args.source}: nothing was run of this sweep in {store.root}; w2s run {args.source} starts it")
+            raise SpecError(
+                f"{args.source}: nothing was run of this sweep in {store.root}; w2s run {args.source} starts it"
+            )
     else:
         if args.source.endswith((".yaml", ".yml")):
             raise SpecError(f"{args.source}: no such file")
@@ -241,7 +253,9 @@ def export(args: argparse.Namespace) -> int:
 
 def _require_storage(store: Store) -> None:
     if not store.fs.exists(store.path("runs")):
-        raise SweepError(f"{store.root}: holds no results (no 'runs' in it); a storage is what a spec's `storage` names")
+        raise SweepError(
+            f"{store.root}: holds no results (no 'runs' in it); a storage is what a spec's `storage` names"
+        )
 
 
 # -- show, gc --------------------------------------------------------------------------------------------------

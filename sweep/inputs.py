@@ -1,6 +1,7 @@
 """Everything a plan needs to know about the world: data and model fingerprints and sizes. The effects of planning."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from w2s.errors import W2SError
 from w2s.fingerprints import hash_file
 from w2s.known_models import pretraining_tokens
 from w2s.tasks import TaskSummary, load_task, summarise, task_fingerprint
-
 
 T = TypeVar("T")
 
@@ -135,9 +135,7 @@ def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLoc
     return TaskInfo(task, fingerprint, summary)
 
 
-def _model_info(
-    spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCache, lock: RevisionLock
-) -> ModelInfo:
+def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCache, lock: RevisionLock) -> ModelInfo:
     if isinstance(rung, ScratchRung):
         corpus = spec.ladder.pretrain.corpus
         vocabulary = corpus.vocab_size if isinstance(corpus, TextCorpus) else FACTS_VOCABULARY
@@ -165,8 +163,8 @@ def _model_info(
         tokens = rung.pretrain_tokens or pretraining_tokens(rung.model)
         if tokens is None:
             raise SpecError(
-                f"ladder: rung '{rung.name}': how much compute pretrained '{rung.model}' is not known here; give the rung "
-                "pretrain_tokens (its compute is then 6·N·D) or pretrain_flops"
+                f"ladder: rung '{rung.name}': how much compute pretrained '{rung.model}' is not known here; give "
+                "the rung pretrain_tokens (its compute is then 6·N·D) or pretrain_flops"
             )
         flops = 6.0 * found.n_matmul * tokens
     return ModelInfo(
@@ -183,7 +181,7 @@ def _model_info(
 
 
 def _check_order(models: list[ModelInfo]) -> None:
-    for smaller, larger in zip(models, models[1:], strict=False):
+    for smaller, larger in itertools.pairwise(models):
         if smaller.n_matmul > larger.n_matmul:
             raise SpecError(
                 f"ladder.rungs: '{larger.name}' ({larger.n_matmul:,} matrix parameters) comes after '{smaller.name}' "

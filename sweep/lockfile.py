@@ -1,10 +1,10 @@
-"""Hub revisions, resolved to commits once and remembered beside the spec, so that next year's run reads the same bytes."""
+"""Hub revisions, resolved to commits once and remembered beside the spec: next year's run reads the same bytes."""
 
 import json
 from pathlib import Path
 
 from sweep.errors import SpecError
-from w2s.tasks.hub import resolve_revision
+from w2s.hub import RepoType, resolve_revision
 
 
 class RevisionLock:
@@ -30,7 +30,7 @@ class RevisionLock:
     def model(self, name: str, revision: str | None) -> str | None:
         return self._resolve("model", name, revision)
 
-    def _resolve(self, kind: str, name: str, revision: str | None) -> str | None:
+    def _resolve(self, kind: RepoType, name: str, revision: str | None) -> str | None:
         if Path(name).is_absolute():  # a folder: its bytes are fingerprinted instead
             return revision
         key = f"{kind} {name}@{revision or 'main'}"

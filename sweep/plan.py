@@ -90,9 +90,13 @@ class Run:
             assert self.pretrain is not None
             return TokenizerRun(corpus=self.pretrain[1].corpus)
         if self.kind == "pretrain":
-            assert self.pretrain is not None and self.seed is not None
+            assert self.pretrain is not None
+            assert self.seed is not None
             return PretrainRun(shape=self.pretrain[0], settings=self.pretrain[1], seed=self.seed)
-        assert self.task and self.settings and self.train_part and self.seed is not None
+        assert self.task
+        assert self.settings
+        assert self.train_part
+        assert self.seed is not None
         return FinetuneRun(
             kind=self.kind,
             task=self.task.spec,
@@ -208,7 +212,7 @@ class _Planner:
         rungs = {rung.name: rung for rung in self.spec.ladder.rungs}
         pairs = []
         for seed in self.spec.seeds:
-            for name, rung in rungs.items():  # a ladder is useful without pairs: `w2s ladder`
+            for _name, rung in rungs.items():  # a ladder is useful without pairs: `w2s ladder`
                 if isinstance(rung, ScratchRung):
                     self._base(rung, seed)
         for task in self.inputs.tasks.values():
@@ -375,7 +379,15 @@ class _Planner:
         return self._memo[key]
 
     def _transfer(
-        self, rung: Any, weak: str, task: TaskInfo, part: str, seed: int, supervisor: Run, method: MethodSpec, label: str
+        self,
+        rung: Any,
+        weak: str,
+        task: TaskInfo,
+        part: str,
+        seed: int,
+        supervisor: Run,
+        method: MethodSpec,
+        label: str,
     ) -> Run:
         base = self._base(rung, seed)
         settings, settings_id, settings_identity, work, memory = self._settings(rung, task)

@@ -1,8 +1,10 @@
 """The sweep file: YAML in, a validated `Sweep` out. Everything that can be refused without work is refused here."""
 
 import difflib
+import itertools
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -35,7 +37,7 @@ class ScratchRung(RungShape):
     """A rung pretrained by the sweep itself."""
 
     name: Name
-    finetune: dict[str, Any] = {}
+    finetune: Mapping[str, Any] = {}
     """Finetuning settings that differ for this rung."""
 
 
@@ -49,7 +51,7 @@ class CheckpointRung(Config):
     """Tokens the checkpoint was pretrained on; gives its compute as 6·N·D."""
     pretrain_flops: PositiveFloat | None = None
     """Pretraining compute, when it is known better than by 6·N·D."""
-    finetune: dict[str, Any] = {}
+    finetune: Mapping[str, Any] = {}
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
@@ -153,8 +155,8 @@ class Sweep(Config):
         for task in self.tasks:
             if not isinstance(task, FactsTask):
                 raise ValueError(
-                    f"task '{task.name}': rungs pretrained on the facts corpus cannot read other text; give ladder.pretrain "
-                    "a corpus of kind text, or use checkpoints"
+                    f"task '{task.name}': rungs pretrained on the facts corpus cannot read other text; give "
+                    "ladder.pretrain a corpus of kind text, or use checkpoints"
                 )
             if task.world_seed != corpus.world_seed:
                 raise ValueError(
@@ -172,15 +174,15 @@ class Sweep(Config):
         if self.pairs == "all":
             return [(weak, strong) for i, weak in enumerate(names) for strong in names[i + 1 :]]
         if self.pairs == "adjacent":
-            return list(zip(names, names[1:], strict=False))
+            return list(itertools.pairwise(names))
         for weak, strong in self.pairs:
             for name in (weak, strong):
                 if name not in names:
                     raise ValueError(f"pairs: [{weak}, {strong}] names no rung '{name}'{nearest(name, names)}")
             if names.index(weak) >= names.index(strong):
                 raise ValueError(
-                    f"pairs: [{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong], and "
-                    f"the ladder goes {' < '.join(names)}"
+                    f"pairs: [{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong] "
+                    f"and the ladder goes {' < '.join(names)}"
                 )
         _refuse_duplicates("pair", [f"[{weak}, {strong}]" for weak, strong in self.pairs])
         return sorted(self.pairs, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
@@ -240,13 +242,15 @@ def _expand_method(method: Any) -> Any:
     return MethodSpec(name=spec.name, params=built.model_dump(mode="json"))
 
 
-def _check_override(rung: str, override: dict[str, Any]) -> None:
+def _check_override(rung: str, override: Mapping[str, Any]) -> None:
     try:
         FinetuneSettings.model_validate(override)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = nearest(str(first["loc"][0]), FinetuneSettings.model_fields) if first["type"] == "extra_forbidden" else ""
+        hint = (
+            nearest(str(first["loc"][0]), FinetuneSettings.model_fields) if first["type"] == "extra_forbidden" else ""
+        )
         what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         raise ValueError(f"finetune.{key} of rung '{rung}': {what}{hint}") from None
 
@@ -269,7 +273,9 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
             task = task.model_copy(update={"id": _local_or_id(task.id, folder)})
         tasks.append(task)
     rungs = tuple(
-        rung.model_copy(update={"model": _local_or_id(rung.model, folder)}) if isinstance(rung, CheckpointRung) else rung
+        rung.model_copy(update={"model": _local_or_id(rung.model, folder)})
+        if isinstance(rung, CheckpointRung)
+        else rung
         for rung in spec.ladder.rungs
     )
     pretrain = spec.ladder.pretrain
@@ -287,7 +293,7 @@ def _local_or_id(name: str, folder: Path) -> str:
 
 
 def _telling(error: ValidationError, data: Any) -> list[Any]:
-    """The errors worth showing. Pydantic also reports every other member of a union, and what an inner error entails."""
+    """The errors worth showing. Pydantic also reports the other members of a union, and what an inner error entails."""
     found = [(item, _real_location(item["loc"], data, item["type"])[0]) for item in error.errors()]
     places = [loc for _, loc in found]
     shown: dict[Location, Any] = {}
@@ -327,14 +333,10 @@ def _real_location(loc: Location, data: Any, kind: str) -> tuple[Location, Any]:
     real: list[str | int] = []
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
-        if (
-            isinstance(data, dict)
-            and part in data
-            or isinstance(data, list)
-            and isinstance(part, int)
-            and part < len(data)
-        ):
-            data = data[part]
+        in_mapping = isinstance(data, dict) and part in data
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_mapping or in_list:
+            data = data[part]  # type: ignore[index]
             real.append(part)
         elif last and kind == "missing":
             real.append(part)

@@ -40,9 +40,7 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
     touched = store.run_folders()
     standings: dict[str, Standing] = {}
     for run_id, run in plan.runs.items():
-        blockers = [
-            p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)
-        ]
+        blockers = [p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)]
         if run_id in done:
             standings[run_id] = Standing(State.DONE, "in the store", done[run_id])
         elif run_id in damaged:

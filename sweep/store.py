@@ -121,7 +121,9 @@ class Store:
                 raise OSError("what was written is not what is read back")
             self.fs.rm_file(probe)
         except Exception as error:  # every fsspec backend has its own errors
-            raise StoreError(f"storage '{self.root}' is not writable: {_reason(error)}; give another `storage`") from None
+            raise StoreError(
+                f"storage '{self.root}' is not writable: {_reason(error)}; give another `storage`"
+            ) from None
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, run_id: str) -> Iterator[Attempt]:
-        """An attempt at a run. On a clean exit it becomes DONE; on an exception its error is recorded and raised again."""
+        """An attempt at a run: DONE on a clean exit; on an exception its error is recorded, and raised again."""
         uuid = uuid4().hex
         place = self.path("runs", run_id, "attempts", uuid)
         folder = Path(place) if self.is_local else Path(tempfile.mkdtemp(prefix="w2s-attempt-"))

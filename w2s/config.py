@@ -97,8 +97,8 @@ class RungShape(Config):
         head, rest = divmod(self.hidden_size, self.heads)
         if rest or head % 2:
             raise ValueError(
-                f"hidden_size {self.hidden_size} over {self.heads} heads gives heads of {self.hidden_size / self.heads:g}"
-                " dimensions; rotary embeddings need an even whole number"
+                f"hidden_size {self.hidden_size} over {self.heads} heads gives heads of "
+                f"{self.hidden_size / self.heads:g} dimensions; rotary embeddings need an even whole number"
             )
         return self
 

@@ -66,7 +66,7 @@ GOOD = [("text", "label"), *((f"sentence number {i}", i % 2) for i in range(60))
         (None, "data.csv"),
         ([], "empty"),
         ([("text", "label")], "data.csv"),
-        ([(t, l if l == "label" else 1) for t, l in GOOD], "class"),
+        ([(text, "label" if label == "label" else 1) for text, label in GOOD], "class"),
         ([*GOOD, ("a third", 2)], "2"),
         ([("sentence", "label"), *GOOD[1:]], "sentence"),
     ],
@@ -79,7 +79,13 @@ def test_unusable_data_is_refused_before_anything_starts(tiny, tmp_path, capsys,
     (tmp_path / "corpus.txt").write_text("a line of text\n" * 50)
     task = "source: files\n    train: [data.csv]\n    columns: {text: text, label: label}"
     corpus = "seed: per_seed\n  pretrain: {corpus: {kind: text, files: [corpus.txt]}}"
-    spec = tiny({"seed: per_seed": corpus, "source: facts": task, "supervise: 400, transfer: 400, validation: 100, test: 600": "supervise: 0.4"})
+    spec = tiny(
+        {
+            "seed: per_seed": corpus,
+            "source: facts": task,
+            "supervise: 400, transfer: 400, validation: 100, test: 600": "supervise: 0.4",
+        }
+    )
     text = refused(capsys, "run", str(spec))
     assert "tasks[0] 'facts'" in text
     assert message in text

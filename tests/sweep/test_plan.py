@@ -36,7 +36,9 @@ def test_parents_come_first(tiny):
 
 def test_ids_do_not_depend_on_storage_folder_or_order_of_the_file(tiny, tmp_path):
     here = set(plan_of(tiny()).runs)
-    elsewhere = Session.open(str(tiny({"methods: [naive, confidence]": "methods: [confidence, naive]"})), str(tmp_path / "b"))
+    elsewhere = Session.open(
+        str(tiny({"methods: [naive, confidence]": "methods: [confidence, naive]"})), str(tmp_path / "b")
+    )
     assert set(elsewhere.plan.runs) == here
 
 
@@ -57,7 +59,9 @@ def test_a_changed_setting_makes_new_runs_of_what_depends_on_it_only(tiny, chang
     assert {before.runs[run_id].kind for run_id in common} == unchanged
 
 
-@pytest.mark.parametrize("changes", [{"seeds: [0]": "seeds: [0]\ncompute: {retries: 3, max_parallel: 1}"}, {"name: tiny": "name: other"}])
+@pytest.mark.parametrize(
+    "changes", [{"seeds: [0]": "seeds: [0]\ncompute: {retries: 3, max_parallel: 1}"}, {"name: tiny": "name: other"}]
+)
 def test_placement_and_names_are_not_identity(tiny, changes):
     assert set(plan_of(tiny()).runs) == set(plan_of(tiny(changes)).runs)
 
@@ -129,7 +133,7 @@ def test_every_run_describes_itself_in_json(tiny):
 
 def test_a_ladder_that_goes_down_is_refused(tiny):
     swapped = {"name: d4, hidden_size: 4": "name: d4, hidden_size: 64"}
-    with pytest.raises(SpecError, match="'d8' .*comes after 'd4'.*from small to large"):
+    with pytest.raises(SpecError, match=r"'d8' .*comes after 'd4'.*from small to large"):
         plan_of(tiny(swapped))
 
 
