@@ -99,7 +99,9 @@ def trends(estimates: Estimates) -> Trends:
     curves: list[dict[str, Any]] = []
     for grouped, drawn in estimates.sections:
         ladder = estimates.of(grouped.section, estimates.ladder)
-        _section(grouped, drawn, dict(ladder.select("model", "x").iter_rows()), fits, curves)
+        gaps = estimates.of(grouped.section, estimates.pairs).filter("has_gap").select("weak", "strong").unique()
+        x = dict(ladder.select("model", "x").iter_rows())
+        _section(grouped, drawn, x, set(gaps.iter_rows()), fits, curves)
     order = [*SECTION_KEY, "quantity", "method", "weak"]
     return Trends(
         fits=pl.DataFrame(fits, schema=FITS_SCHEMA).sort(order, nulls_last=False),
@@ -108,7 +110,12 @@ def trends(estimates: Estimates) -> Trends:
 
 
 def _section(
-    grouped: SectionPairs, drawn: SectionDraws, x: Mapping[str, float], fits: list[dict], curves: list[dict]
+    grouped: SectionPairs,
+    drawn: SectionDraws,
+    x: Mapping[str, float],
+    gaps: set[tuple[str, str]],
+    fits: list[dict],
+    curves: list[dict],
 ) -> None:
     head = grouped.section._asdict()
 
@@ -137,9 +144,11 @@ def _section(
         split = {pair.strong: _agreements(drawn, pair) for pair in pairs}
         for index, quantity in enumerate(AGREEMENTS):
             curve(quantity, {strong: _part(values, index) for strong, values in split.items()}, method, weak)
-        if student is None or ceiling is None:
+        with_gap = [x[pair.strong] for pair in pairs if (weak, pair.strong) in gaps]
+        if student is None or ceiling is None or not with_gap:
             continue
-        pgr = _pgr_curve(student, ceiling, _accuracy(drawn, grouped.supervisors[weak]), drawn.level)
+        supervisor = _accuracy(drawn, grouped.supervisors[weak])
+        pgr = _pgr_curve(student, ceiling, supervisor, drawn.level, from_x=min(with_gap))
         if pgr is not None:
             curves.extend(_curve_rows(head | {"quantity": "pgr", "method": method, "weak": weak}, *pgr))
 
@@ -165,12 +174,16 @@ def _fit(points: Mapping[str, _Values], x: Mapping[str, float], n_test: int) -> 
     return _Fitted(fit, drawn, min(values.n_seeds for values in points.values()))
 
 
-def _pgr_curve(student: _Fitted, ceiling: _Fitted, weak: _Values, level: float) -> tuple[np.ndarray, Interval] | None:
-    """PGR over the students' range, where the ceiling's curve is above the supervisor in the lower bound too."""
+def _pgr_curve(
+    student: _Fitted, ceiling: _Fitted, weak: _Values, level: float, *, from_x: float
+) -> tuple[np.ndarray, Interval] | None:
+    """PGR over the students' range, from the smallest one with a gap and where the ceiling's curve is above the
+    supervisor in the lower bound too: elsewhere the ratio means nothing."""
     grid = student.grid
     n_seeds = min(student.n_seeds, ceiling.n_seeds, weak.n_seeds)
     kinds = list(zip(weak.kinds(), student.on(grid).kinds(), ceiling.on(grid).kinds(), strict=True))
     clear = _Values.of((c - w for w, _, c in kinds), n_seeds).interval(level).low > 0
+    clear &= grid >= from_x * (1 - 1e-9)
     if clear.sum() < 2:
         return None
     pgr = _Values.of(((s - w)[..., clear] / (c - w)[..., clear] for w, s, c in kinds), n_seeds)

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return commands.INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -24,6 +24,9 @@ WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)
 NOMINAL_GPU_FLOPS = 1e14
 """FLOP/s that `w2s plan` assumes of a GPU for its hours: 100 TFLOP/s, a tenth of an H100's bf16 peak."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     chosen = session.select(args.only)
     code = _execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
-    if not args.no_report and session.plan.pairs and not args.only:
+    if not args.no_report and session.plan.pairs and not args.only and code != INTERRUPTED:
         page = _report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))
         print(f"\n{page.with_name('summary.txt').read_text()}\nreport: {page}")
     return code
@@ -165,7 +168,9 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
         print(f"blocked by these: {len(blocked)} runs, such as {plan.runs[sorted(blocked)[0]].label}")
     if interrupted:
         print("interrupted; the same command goes on where it stopped")
-    return 1 if failed or blocked or interrupted else 0
+    if interrupted:
+        return INTERRUPTED
+    return 1 if failed or blocked else 0
 
 
 # -- status ----------------------------------------------------------------------------------------------------

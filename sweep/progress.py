@@ -103,7 +103,7 @@ class LiveProgress:
             table.add_row(kind.replace("_", " "), *cells)
         bar = ProgressBar(total=1.0, completed=self._tally.fraction, width=40)
         now = Text("  now: " + "; ".join(run.label for run in list(self._now.values())[:2]), style="dim", no_wrap=True)
-        return Group(table, Text(), bar, Text(self._tally.line), now)
+        return Group(table, Text(), bar, Text(" " + self._tally.line), now)
 
 
 class PlainProgress:

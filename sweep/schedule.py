@@ -58,6 +58,10 @@ class PlanSearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A run reports once, at its end."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher with its own files; nobody reads them, and a live display cannot be pickled."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: after a crash the graph is planned again from the store."""
 

@@ -1,12 +1,16 @@
 """One sweep from start to end, again, extended, in another order, and with a run that fails."""
 
+import contextlib
+import os
+import pty
 import shutil
+import subprocess
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.end_to_end.drive import Results, assert_same_results, w2s
+from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +88,23 @@ def test_one_more_seed_and_rung_run_only_what_is_new(undisturbed, tmp_path, tiny
     after = results.attempts()
     assert {run_id: after[run_id] for run_id in before} == before
     assert len(after) == 13 + 1 + 2 + 3 * 2
+
+
+def test_on_a_terminal_a_live_table_is_drawn(tmp_path, tiny):
+    controller, terminal = pty.openpty()
+    command = [W2S, "run", str(tiny()), "--only", "pretrain"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=terminal, stderr=terminal, env=environment())
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end closes with the process
+        while block := os.read(controller, 4096):
+            shown += block
+    os.close(controller)
+    text = shown.decode(errors="replace")
+    assert process.wait() == 0, text
+    assert "of the FLOPs" in text
+    assert "\x1b[" in text  # drawn in place
+    assert "3 of 3 runs done now" in text
 
 
 def test_a_failing_run_is_retried_reported_and_blocks_only_its_descendants(undisturbed, tmp_path, tiny):
