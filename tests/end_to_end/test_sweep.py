@@ -5,6 +5,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -57,8 +58,14 @@ def test_every_run_writes_what_the_contract_says(undisturbed):
 def test_the_same_spec_again_trains_nothing_and_leaves_the_same_report(undisturbed, tmp_path):
     results = copy_of(undisturbed[0], tmp_path)
     before = {path: path.stat().st_mtime_ns for path in results.storage.rglob("*") if path.name == "DONE"}
-    output = w2s("run", results.spec, "--storage", results.storage, cwd=tmp_path)
-    assert "nothing to run: 13 of 13" in output
+    code = (
+        "import sys; from sweep.cli import main; code = main(sys.argv[1:]); "
+        "assert not {'torch', 'ray', 'matplotlib'} & set(sys.modules); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "run", str(results.spec), "--storage", str(results.storage)]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "nothing to run: 13 of 13" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in results.storage.rglob("*") if path.name == "DONE"}
     tables = sorted(results.storage.glob("sweeps/*/report/tables/*.csv"))
     assert tables

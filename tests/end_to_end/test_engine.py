@@ -1,0 +1,48 @@
+"""How the engine answers to runs that misbehave; the runs compute nothing, Ray and the store are real."""
+
+import pytest
+
+from sweep.engine import run_plan
+from sweep.session import Session
+from sweep.spec import Compute
+from sweep.state import State, stand
+
+pytestmark = pytest.mark.slow
+
+
+def test_out_of_memory_halves_the_micro_batch_and_a_dying_process_is_reported(tiny, tmp_path):
+    session = Session.open(str(tiny()), str(tmp_path / "results"))
+    plan, store = session.plan, session.store
+    hungry = next(i for i, run in plan.runs.items() if run.kind == "ground_truth" and run.rung == "d4")
+    deadly = next(i for i, run in plan.runs.items() if run.kind == "pretrain" and run.rung == "d16")
+
+    def science(run, store, placement, pulse):  # inside, so that Ray's workers get it by value
+        import os
+        from types import SimpleNamespace
+
+        import polars as pl
+
+        from w2s.errors import OutOfMemoryError
+
+        if run.run_id == deadly:
+            os._exit(1)
+        if run.run_id == hungry and placement.micro_batch_divisor < 4:
+            raise OutOfMemoryError("out of memory, says the test")
+        return SimpleNamespace(
+            metrics={"divisor": placement.micro_batch_divisor},
+            history=pl.DataFrame(),
+            predictions=pl.DataFrame({"example_id": ["a"], "split": ["test"], "step": [1], "p": [0.5]}),
+            save_weights=lambda folder: (folder.mkdir(), (folder / "w").write_text("")),
+        )
+
+    outcome = run_plan(plan, set(plan.runs), store, Compute(retries=2), science=science)
+    assert not outcome.interrupted
+    assert set(outcome.failed) == {deadly}
+    assert outcome.blocked == plan.descendants([deadly])
+    assert outcome.done == set(plan.runs) - {deadly} - outcome.blocked
+    assert store.read_json(hungry, "metrics.json")["divisor"] == 4
+    assert [failure.kind for failure in store.failures(hungry)] == ["OutOfMemoryError"] * 2
+    standings = stand(plan, store, verify=True)
+    assert standings[deadly].state == State.FAILED
+    assert "died" in standings[deadly].reason
+    assert {i for i, s in standings.items() if s.state == State.DONE} == outcome.done
