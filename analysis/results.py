@@ -3,6 +3,9 @@
 `load` reads only what a `DONE` file names and whose SHA-256 fits. What cannot be read is left out and named in
 `Results.problems`; pairs that are not complete are kept apart in `Results.missing`. Everything scores the split
 `test` at the final step.
+
+A run's id does not cover names, so `run.json` says what the first sweep called its task and rung. Another sweep may
+call them otherwise: everywhere here runs bear the names of the manifest; those in no manifest keep their own.
 """
 
 import hashlib
@@ -10,7 +13,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import fsspec
@@ -23,6 +26,8 @@ from analysis.errors import AnalysisError
 READERS = 8
 FINETUNED = ("ground_truth", "transfer")
 ROLES = ("supervisor", "student", "ceiling")
+SIDES = {"supervisor": "weak", "student": "strong", "ceiling": "strong"}
+"""The column of the manifest that names the rung of each role's run."""
 REMEDY = "Remedy: run the sweep again; what is missing or damaged is made anew"
 
 MANIFEST_SCHEMA: dict[str, Any] = {
@@ -90,6 +95,7 @@ PAIRS_SCHEMA: dict[str, Any] = MANIFEST_SCHEMA | {
     "agreement_when_weak_wrong": pl.Float64,
 }
 PAIR_ORDER = ("task", "settings", "part", "method", "weak", "strong", "seed", "student_id", "ceiling_id")
+_WORDS = {"task": "task", "model": "rung"}
 _PREDICTIONS_SCHEMA: dict[str, Any] = {
     "example_id": pl.String,
     "split": pl.String,
@@ -201,6 +207,15 @@ class _Record:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Called:
+    """What a sweep calls a run."""
+
+    sweep: str
+    names: Mapping[str, str]
+    """`task`, `form` and `model`, as in run.json; a pretrained model has only the last."""
+
+
 class _Unreadable(Exception):
     """A run or file is damaged; the text names it."""
 
@@ -214,7 +229,7 @@ def load(storage: str, sweep: str | None = None) -> Results:
             run of the storage to the table of runs.
 
     Raises:
-        AnalysisError: There is no such storage or sweep.
+        AnalysisError: There is no such storage or sweep, or sweeps that are united call one run by different names.
     """
     storage = str(storage)
     fs, root = fsspec.core.url_to_fs(storage)
@@ -225,10 +240,13 @@ def load(storage: str, sweep: str | None = None) -> Results:
         )
     store = _Store(fs, root.rstrip("/"))
     problems: list[str] = []
-    manifest = _manifest(store, sweep, storage, problems)
+    manifests = _manifests(store, sweep, storage, problems)
+    manifest = pl.concat([pl.DataFrame(schema=MANIFEST_SCHEMA), *manifests.values()]).unique().sort(PAIR_ORDER)
+    names = _names(manifests)
 
     named = {run_id for role in ROLES for run_id in manifest[f"{role}_id"].unique()}
     records, unfinished, damaged = _read_runs(store, named if sweep else named | set(store.names("runs")), problems)
+    records = _renamed(records, names)
     tests, left_out, notes = _shared_tests(records)
     for run_id, text in left_out.items():
         problems.append(text)
@@ -264,22 +282,23 @@ def load(storage: str, sweep: str | None = None) -> Results:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _manifest(store: _Store, sweep: str | None, storage: str, problems: list[str]) -> pl.DataFrame:
+def _manifests(store: _Store, sweep: str | None, storage: str, problems: list[str]) -> dict[str, pl.DataFrame]:
+    """The pairs of one sweep or of all, by sweep."""
     known = store.names("sweeps")
     if sweep is not None and sweep not in known:
         listed = ", ".join(known) or "none"
         raise AnalysisError(f"{storage} has no sweep {sweep!r}; its sweeps: {listed}")
-    frames = [pl.DataFrame(schema=MANIFEST_SCHEMA)]
+    frames: dict[str, pl.DataFrame] = {}
     for name in [sweep] if sweep is not None else known:
         path = f"sweeps/{name}/manifest.parquet"
         try:
             frame = pl.read_parquet(io.BytesIO(store.read(path)))
-            frames.append(frame.select(pl.col(column).cast(kind) for column, kind in MANIFEST_SCHEMA.items()))
+            frames[name] = frame.select(pl.col(column).cast(kind) for column, kind in MANIFEST_SCHEMA.items())
         except FileNotFoundError:
             problems.append(f"{path} is missing, so the pairs of this sweep are unknown. {REMEDY}")
         except (pl.exceptions.PolarsError, OSError) as error:
             problems.append(f"{path} cannot be read as a manifest ({_first_line(error)}). {REMEDY}")
-    return pl.concat(frames).unique().sort(PAIR_ORDER)
+    return frames
 
 
 def _read_runs(store: _Store, run_ids: set[str], problems: list[str]) -> tuple[dict[str, _Record], int, set[str]]:
@@ -415,6 +434,48 @@ def _json(raw: bytes, path: str) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def _names(manifests: Mapping[str, pl.DataFrame]) -> dict[str, _Called]:
+    """What the manifests call the runs of their pairs, by run id."""
+    called: dict[str, _Called] = {}
+    for sweep, frame in manifests.items():
+        for role, side in SIDES.items():
+            columns = (f"{role}_id", "task", "form", side)
+            for run_id, task, form, model in frame.select(columns).unique().sort(columns).iter_rows():
+                _call(called, run_id, _Called(sweep, {"task": task, "form": form, "model": model}))
+    return called
+
+
+def _renamed(records: Mapping[str, _Record], called: Mapping[str, _Called]) -> dict[str, _Record]:
+    """The records under the manifests' names; models that runs start from are called as the rung of those runs."""
+    every = dict(called)
+    for run_id, name in called.items():
+        base = records[run_id].description["parents"].get("base") if run_id in records else None
+        if base:
+            _call(every, base, _Called(name.sweep, {"model": name.names["model"]}))
+    return {
+        run_id: replace(record, description={**record.description, **every[run_id].names})
+        if run_id in every
+        else record
+        for run_id, record in records.items()
+    }
+
+
+def _call(called: dict[str, _Called], run_id: str, name: _Called) -> None:
+    known = called.setdefault(run_id, name)
+    if known.names == name.names:
+        return
+    # `form` is part of what a run is, so the task or the rung differs.
+    one, other = (", ".join(f"{_WORDS[key]} {n[key]}" for key in n if key in _WORDS) for n in (known.names, name.names))
+    remedy = "name one sweep" if known.sweep != name.sweep else "list it once in the spec, and run the sweep again"
+    raise AnalysisError(
+        f"run {run_id} is {one} in sweep {known.sweep}, but {other} in sweep {name.sweep}: a run cannot be counted"
+        f" under two names; {remedy}"
+    )
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("--list", action="store_true", help="one line for every run that is not done")
 
     ladder = add("ladder", "pretrain the rungs of a sweep's ladder and say where they are", spec=True)
+    ladder.add_argument("--retry-failed", action="store_true", help="also rungs that failed the same way every time")
     ladder.add_argument("--address", help="a Ray cluster; otherwise RAY_ADDRESS, or this machine")
 
     report = add("report", "write the report of a sweep, or of everything in a storage")

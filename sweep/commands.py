@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 def ladder(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
-    rungs = {run_id for run_id, run in session.plan.runs.items() if run.kind == "pretrain"}
-    code = _execute(session, rungs, retry_failed=False, address=args.address) if rungs else 0
+    rungs = [run_id for run_id, run in session.plan.runs.items() if run.kind == "pretrain"]
+    code = _execute(session, set(rungs), retry_failed=args.retry_failed, address=args.address) if rungs else 0
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for column in ("rung", "seed", "parameters", "matrix parameters", "pretraining FLOPs", "where"):
         table.add_column(column, justify="left" if column in ("rung", "where") else "right", overflow="fold")
@@ -134,15 +134,15 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
     if plan.pairs:
         write_manifest(store, session.spec, plan, session.file)
     for run_id in wanted:
-        if standings[run_id].reason.startswith("damaged"):
+        if standings[run_id].set_aside:
             print(f"{plan.runs[run_id].label}: {standings[run_id].reason}; running it again", file=sys.stderr)
             store.quarantine(run_id)
     given_up = {i: standings[i].reason for i in wanted if standings[i].state == State.GIVEN_UP}
     if retry_failed:
         given_up = {}
-    blocked = plan.descendants(given_up) & wanted
-    todo = {i for i in wanted if standings[i].state != State.DONE} - blocked - set(given_up)
-    # A descendant of a damaged run may itself be done: its result does not change, so it stays.
+    done = {i for i in wanted if standings[i].state == State.DONE}
+    blocked = (plan.descendants(given_up) & wanted) - done
+    todo = wanted - done - blocked - set(given_up)
     failed = dict(given_up)
     interrupted = False
     if todo:
@@ -236,12 +236,14 @@ def _report(store: Store, sweep: str | None, out: Path) -> Path:
 
 
 def _report_inputs(store: Store, sweep: str | None) -> str:
-    """A digest of everything a report is made from: the manifests, which attempt each DONE names, and the code."""
+    """A digest of all that a report is made from: manifests, DONE marks, failures, and the code."""
     content = sha256()
-    pattern = store.path("sweeps", sweep or "*", "manifest.parquet")
-    for place in [*sorted(store.fs.glob(pattern)), *sorted(store.fs.glob(store.path("runs", "*", "DONE")))]:
+    for pattern in (("sweeps", sweep or "*", "manifest.parquet"), ("runs", "*", "DONE*")):
+        for place in sorted(store.fs.glob(store.path(*pattern))):
+            content.update(str(place).encode())
+            content.update(store.fs.cat_file(place))
+    for place in sorted(store.fs.glob(store.path("runs", "*", "attempts", "*", "error.json"))):
         content.update(str(place).encode())
-        content.update(store.fs.cat_file(place))
     for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
         if source.suffix in (".py", ".html", ".css", ".js"):
             content.update(source.read_bytes())
@@ -283,8 +285,7 @@ def show(args: argparse.Namespace) -> int:
         print(f"\nlog.txt\n{store.read(run_id, 'log.txt').decode()}")
     else:
         console.print(f"[bold]{run_id}[/bold] is not done in {store.root}")
-    beat = store.heartbeat(run_id)
-    if beat and not done:
+    for beat in store.heartbeats(run_id):
         print(f"last sign of life {beat.age:.0f} s ago from {beat.host}, process {beat.pid}, at {beat.fraction:.0%}")
     for failure in store.failures(run_id):
         print(f"\nattempt {failure.attempt} failed: {failure.kind}: {failure.message}\n{failure.detail}".rstrip())

@@ -61,7 +61,8 @@ def run_plan(
     frontier = Frontier(plan, todo, retries=compute.retries)
     with _ray(address) as resources, _scratch() as tune_folder:
         shapes = _Shapes(compute, cpu_threads, has_gpus=resources.get("GPU", 0) > 0)
-        shapes.check(frontier, plan)
+        if address is None and "RAY_ADDRESS" not in os.environ:  # a cluster may grow a larger node on demand
+            shapes.check(frontier, plan)
         with make_progress(frontier) as progress:
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
             interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder)
@@ -108,7 +109,8 @@ def _tune(
 
 
 def _bundle(shape: dict[str, float]) -> dict[str, float]:
-    return {name: amount for name, amount in shape.items() if name != "devices"}
+    """What of a shape Ray is asked for; the rest is for the trainable."""
+    return {name: amount for name, amount in shape.items() if name in ("CPU", "GPU", "train_slot")}
 
 
 class _Shapes:
@@ -124,9 +126,9 @@ class _Shapes:
             gpus = share if self._has_gpus and run.kind != "tokenizer" else 0.0
         if run.kind in ("ground_truth", "transfer") and self._compute.devices_per_run > 1:
             # Ray Train's own workers take the CPUs and GPUs; a trial that held them would wait for itself.
-            return {"train_slot": 1, "devices": self._compute.devices_per_run, "GPU": 0.0}
+            return {"train_slot": 1, "devices": self._compute.devices_per_run, "use_gpu": float(self._has_gpus)}
         threads = float(run.settings.cpu_threads if run.settings else self._threads)
-        return {"CPU": 1.0, "GPU": float(gpus)} if gpus else {"CPU": threads}
+        return {"CPU": 1.0, "GPU": float(gpus), "use_gpu": 1.0} if gpus else {"CPU": threads}
 
     def check(self, frontier: Frontier, plan: Plan) -> None:
         """Raises SweepError if some run asks for more than any node of the cluster has."""
@@ -141,7 +143,7 @@ class _Shapes:
                 have = ", ".join(f"{largest.get(name, 0):g} {name}" for name in wanted)
                 raise SweepError(
                     f"{plan.runs[run_id].label}: asks for {asked} on one machine; the largest here has {have}. "
-                    "Lower finetune.cpu_threads or compute.gpus_per_run"
+                    "Lower finetune.cpu_threads, compute.gpus_per_run or compute.devices_per_run"
                 )
 
 

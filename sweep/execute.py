@@ -6,9 +6,10 @@ import os
 import platform
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,6 @@ class Placement:
     world: int = 1
     micro_batch_divisor: int = 1
     checkpoint_every_seconds: float = 600.0
-    tags: dict[str, Any] = field(default_factory=dict)
 
 
 def execute(run: Run, store: Store, placement: Placement, science: "Science | None" = None) -> None:
@@ -47,40 +47,52 @@ def execute(run: Run, store: Store, placement: Placement, science: "Science | No
     """
     science = science or run_science
     if placement.rank > 0:
-        science(run, store, placement, Pulse(store, run.run_id, attempt=None))
+        science(run, store, placement, lambda fraction: None)
         return
-    if store.done(run.run_id):  # finished by another driver in the meantime
-        return
-    with store.writing(run.run_id) as attempt, _log_to(attempt.folder / "log.txt"):
-        pulse = Pulse(store, run.run_id, attempt.uuid)
-        pulse(0.0)
+    with (
+        store.writing(run.run_id) as attempt,
+        Pulse(store, run.run_id, attempt.uuid) as pulse,
+        _log_to(attempt.folder / "log.txt"),
+    ):
         started = time.perf_counter()
         _log.info("%s (%s) on %s, host %s", run.label, run.run_id, placement.device, socket.gethostname())
         result = science(run, store, placement, pulse)
         _write(run, result, attempt, placement, seconds=time.perf_counter() - started)
-    with contextlib.suppress(FileNotFoundError):
-        store.fs.rm_file(store.path("runs", run.run_id, "heartbeat.json"))
     shutil.rmtree(scratch_folder(store, run.run_id), ignore_errors=True)
 
 
 class Pulse:
-    """Tells the store, now and then, that a run is alive and how far it is."""
+    """Tells the store every few seconds, from a thread of its own, that a run is alive and how far it is."""
 
-    def __init__(self, store: Store, run_id: str, attempt: str | None) -> None:
+    def __init__(self, store: Store, run_id: str, attempt: str) -> None:
         self._store, self._run_id, self._attempt = store, run_id, attempt
-        self._last = float("-inf")
+        self._fraction = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, fraction: float) -> None:
-        now = time.monotonic()
-        if self._attempt is None or now - self._last < BEAT_EVERY_SECONDS:
-            return
-        self._last = now
-        beat = Heartbeat(self._attempt, socket.gethostname(), os.getpid(), time.time(), fraction)
-        self._store.beat(self._run_id, beat)
+        """Note the fraction done."""
+        self._fraction = fraction
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._store.end_beat(self._run_id, self._attempt)
+
+    def _beat(self) -> None:
+        while True:
+            beat = Heartbeat(self._attempt, socket.gethostname(), os.getpid(), time.time(), self._fraction)
+            self._store.beat(self._run_id, beat)
+            if self._ended.wait(BEAT_EVERY_SECONDS):
+                return
 
 
-Science = Callable[[Run, Store, Placement, Pulse], Any]
-"""From a run to its `w2s.experiment.RunResult`."""
+Science = Callable[[Run, Store, Placement, Callable[[float], None]], Any]
+"""From a run to its `w2s.experiment.RunResult`; the last argument is told the fraction done."""
 
 
 def scratch_folder(store: Store, run_id: str) -> Path:
@@ -90,7 +102,7 @@ def scratch_folder(store: Store, run_id: str) -> Path:
     return store.cache / "scratch" / run_id
 
 
-def run_science(run: Run, store: Store, placement: Placement, pulse: Pulse) -> Any:
+def run_science(run: Run, store: Store, placement: Placement, on_progress: Callable[[float], None]) -> Any:
     """Fetch what the run needs from its parents and hand it to `w2s.experiment.run_one`."""
     from w2s.experiment import Inputs, Shard, run_one  # torch, so not when only planning
 
@@ -110,7 +122,7 @@ def run_science(run: Run, store: Store, placement: Placement, pulse: Pulse) -> A
         shard=Shard(rank=placement.rank, world=placement.world),
         micro_batch_divisor=placement.micro_batch_divisor,
         checkpoint_every_seconds=placement.checkpoint_every_seconds,
-        on_progress=pulse,
+        on_progress=on_progress,
     )
     return run_one(run.spec, inputs)
 
@@ -126,7 +138,7 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
     metrics = dict(result.metrics)
     if isinstance(run.spec, FinetuneRun):
         metrics["pretrain_flops"] = flops
-    metrics |= {"seconds": seconds, "host": socket.gethostname(), **placement.tags}
+    metrics |= {"seconds": seconds, "host": socket.gethostname()}
     attempt.write_json("run.json", {**description, "versions": _versions()})
     attempt.write_json("metrics.json", metrics)
     result.history.write_parquet(attempt.folder / "history.parquet")

@@ -55,10 +55,6 @@ class Frontier:
         """Nothing runs and nothing can start."""
         return not self.running and not self._ready
 
-    @property
-    def waiting(self) -> int:
-        return len(self.todo) - len(self.done) - len(self.failed) - len(self.blocked) - len(self.running)
-
     def succeed(self, run_id: str) -> None:
         self.running.discard(run_id)
         self.done.add(run_id)
@@ -69,10 +65,19 @@ class Frontier:
                     self._push(child)
 
     def fail(self, run_id: str, message: str, *, out_of_memory: bool = False, final: bool = False) -> bool:
-        """Note a failure; returns whether the run will be tried again. Running out of memory halves the micro-batch."""
+        """Note a failure; returns whether the run will be tried again.
+
+        A finetuning run that was out of memory goes on with half the micro-batch, down to one example.
+        """
         self.running.discard(run_id)
-        if out_of_memory:
-            self.divisors[run_id] = 2 * self.divisors.get(run_id, 1)
+        settings = self.plan.runs[run_id].settings
+        if out_of_memory and settings is not None:
+            divisor = 2 * self.divisors.get(run_id, 1)
+            if divisor <= int(settings.micro_batch_size):
+                self.divisors[run_id] = divisor
+                self._push(run_id)
+                return True
+            final = True
         if self.attempts[run_id] <= self.retries and not final:
             self._push(run_id)
             return True

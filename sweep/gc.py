@@ -34,11 +34,10 @@ def find_garbage(store: Store, *, failed: bool = False, cache: bool = False) -> 
             done = store.done(run_id)
         except CorruptEntryError:
             continue  # for a person, or the next `w2s run`, to look at
-        beat = store.heartbeat(run_id)
-        alive = beat.attempt if beat and beat.age < ALIVE_SECONDS else None
+        alive = {beat.attempt for beat in store.heartbeats(run_id) if beat.age < ALIVE_SECONDS}
         for attempt in _list(store, f"{run}/attempts"):
             uuid = attempt.split("/")[-1]
-            if uuid == alive or (done and done.attempt == uuid):
+            if uuid in alive or (done and done.attempt == uuid):
                 continue
             has_error = store.fs.exists(f"{attempt}/error.json")
             if has_error and not (failed or done):

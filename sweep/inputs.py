@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sweep.errors import SpecError
 from sweep.lockfile import RevisionLock
@@ -104,6 +104,7 @@ def gather(spec: Sweep, *, cache: Path, lock: RevisionLock) -> Inputs:
         models[rung.name] = _explained(
             f"ladder.rungs[{index}] '{rung.name}'", lambda rung=rung: _model_info(spec, rung, hashes, lock)
         )
+    _refuse_equal(spec, tasks, models)
     _check_order(list(models.values()))
     corpus = None
     if any(isinstance(rung, ScratchRung) for rung in spec.ladder.rungs):
@@ -178,6 +179,21 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         source=source,
         fingerprint=found.fingerprint,
     )
+
+
+def _refuse_equal(spec: Sweep, tasks: dict[str, TaskInfo], models: dict[str, ModelInfo]) -> None:
+    """Two names for one thing would be counted as two in every table."""
+    seen: dict[Any, str] = {}
+    for name, task in tasks.items():
+        if task.fingerprint in seen:
+            raise SpecError(f"tasks: '{seen[task.fingerprint]}' and '{name}' have the same content; list it once")
+        seen[task.fingerprint] = name
+    for rung in spec.ladder.rungs:
+        scratch = isinstance(rung, ScratchRung)
+        content = rung.model_dump_json(exclude={"name", "finetune"}) if scratch else models[rung.name].fingerprint
+        if content in seen:
+            raise SpecError(f"ladder.rungs: '{seen[content]}' and '{rung.name}' are the same model; list it once")
+        seen[content] = rung.name
 
 
 def _check_order(models: list[ModelInfo]) -> None:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from sweep.inputs import Inputs, ModelInfo, TaskInfo
-from sweep.resources import STEP_WORK, micro_batch_that_fits, training_memory
+from sweep.resources import STEP_WORK, TRAINED_SHARE, micro_batch_that_fits, training_memory
 from sweep.spec import ScratchRung, Sweep
 from w2s.config import (
     FinetuneRun,
@@ -307,8 +307,14 @@ class _Planner:
             )
         return self._memo[key]
 
+    @cached_property
+    def _settings_id(self) -> str:
+        """One id for the sweep's settings with all rungs' overrides: a rung with its own is no other setting."""
+        overrides = {rung.name: dict(rung.finetune) for rung in self.spec.ladder.rungs if rung.finetune}
+        return _digest([self.spec.finetune.model_dump(mode="json"), overrides])[:8]
+
     def _settings(self, rung: Any, task: TaskInfo) -> tuple[FinetuneSettings, str, Any, float, float]:
-        """Resolved settings, the digest of those written, what of them is identity, work and memory of a training."""
+        """Resolved settings, their id in tables, what of them is identity, work and memory of a training."""
         key = ("settings", rung.name, task.spec.name)
         if key not in self._memo:
             model = self.inputs.models[rung.name]
@@ -325,6 +331,7 @@ class _Planner:
                     tokens_per_example=longest,
                     batch_size=written.batch_size,
                     budget=self.spec.compute.memory_gb * 1e9,
+                    trainable=TRAINED_SHARE[written.tune],
                 )
             resolved = written.resolve(width=model.hidden_size, micro_batch_size=min(micro, written.batch_size))
             identity = resolved.model_dump(mode="json")
@@ -336,10 +343,16 @@ class _Planner:
             steps = written.epochs * examples / written.batch_size
             trained = 6.0 * model.n_matmul * typical * examples * written.epochs
             predicted = 2.0 * model.n_matmul * typical * sum(task.summary.sizes.values())
-            memory = training_memory(model.n_params, model.hidden_size, model.layers, longest * micro)
+            memory = training_memory(
+                model.n_params,
+                model.hidden_size,
+                model.layers,
+                longest * micro,
+                trainable=TRAINED_SHARE[written.tune],
+            )
             self._memo[key] = (
                 resolved,
-                _digest(written.model_dump(mode="json"))[:8],
+                self._settings_id,
                 identity,
                 trained + predicted + STEP_WORK * steps,
                 memory,

@@ -1,7 +1,5 @@
 """Memory and work of a run, estimated before it starts. Pure arithmetic; placement never changes a run's identity."""
 
-from dataclasses import dataclass
-
 ADAMW_BYTES_PER_PARAMETER = 16
 """float32 weight, gradient and two moments."""
 ACTIVATION_BYTES = 68
@@ -11,17 +9,8 @@ STEP_WORK = 3e7
 """FLOPs' worth of launch overhead per optimisation step; what keeps tiny models from counting as free."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a run asks of the machine it lands on."""
-
-    cpus: int
-    gpus: float
-    devices: int
-
-    @property
-    def shape(self) -> tuple[int, float, int]:
-        return (self.cpus, self.gpus, self.devices)
+TRAINED_SHARE = {"full": 1.0, "lora": 0.02, "head": 0.0}
+"""Share of the parameters that has a gradient and AdamW's moments, by `finetune.tune`; of LoRA an upper estimate."""
 
 
 def training_memory(n_params: int, hidden_size: int, layers: int, tokens: int, *, trainable: float = 1.0) -> float:
@@ -35,11 +24,21 @@ def training_memory(n_params: int, hidden_size: int, layers: int, tokens: int, *
 
 
 def micro_batch_that_fits(
-    n_params: int, hidden_size: int, layers: int, *, tokens_per_example: int, batch_size: int, budget: float
+    n_params: int,
+    hidden_size: int,
+    layers: int,
+    *,
+    tokens_per_example: int,
+    batch_size: int,
+    budget: float,
+    trainable: float = 1.0,
 ) -> int:
     """The largest batch_size / 2^k whose training memory fits `budget` bytes; at least 1, even if that does not fit."""
     size = batch_size
-    while size > 1 and training_memory(n_params, hidden_size, layers, size * tokens_per_example) > budget:
+    while size > 1:
+        tokens = size * tokens_per_example
+        if training_memory(n_params, hidden_size, layers, tokens, trainable=trainable) <= budget:
+            break
         size = -(-size // 2)
     return size
 

@@ -28,6 +28,8 @@ class Standing:
     state: State
     reason: str
     done: Done | None = None
+    set_aside: bool = False
+    """There is a DONE mark that must not count: damaged, or without weights that are wanted now."""
 
 
 def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Standing]:
@@ -41,10 +43,12 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
     standings: dict[str, Standing] = {}
     for run_id, run in plan.runs.items():
         blockers = [p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)]
-        if run_id in done:
+        if run_id in done and run.keep_weights and not _has_weights(done[run_id]):
+            standings[run_id] = Standing(State.TO_RUN, "run again: weights not kept", set_aside=True)
+        elif run_id in done:
             standings[run_id] = Standing(State.DONE, "in the store", done[run_id])
         elif run_id in damaged:
-            standings[run_id] = Standing(State.TO_RUN, f"damaged: {damaged[run_id]}")
+            standings[run_id] = Standing(State.TO_RUN, f"damaged: {damaged[run_id]}", set_aside=True)
         elif blockers:
             standings[run_id] = Standing(State.BLOCKED, f"needs {plan.runs[blockers[0]].label}")
         elif run_id in touched:
@@ -56,10 +60,14 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
     return standings
 
 
+def _has_weights(done: Done) -> bool:
+    return any(name.startswith("weights/") for name in done.files)
+
+
 def _started_before(store: Store, run_id: str) -> Standing:
-    beat = store.heartbeat(run_id)
+    beat = next(reversed(store.heartbeats(run_id)), None)
     failures = store.failures(run_id)
-    if beat and beat.attempt not in {failure.attempt for failure in failures}:
+    if beat and not (failures and failures[-1].time > beat.time):
         if beat.age < STALE_SECONDS:
             return Standing(State.RUNNING, f"{beat.fraction:.0%} on {beat.host}, seen {beat.age:.0f} s ago")
         return Standing(State.TO_RUN, f"was interrupted on {beat.host} at {beat.fraction:.0%}")
@@ -67,7 +75,8 @@ def _started_before(store: Store, run_id: str) -> Standing:
         return Standing(State.TO_RUN, "was interrupted")
     last = failures[-1]
     reason = f"{last.kind}: {_first_line(last.message)}"
-    if len(failures) > 1 and len({failure.signature for failure in failures}) == 1:
+    same_way = len(failures) > 1 and last.kind != "OutOfMemoryError"  # that depends on the neighbours
+    if same_way and len({failure.signature for failure in failures}) == 1:
         return Standing(State.GIVEN_UP, f"{reason} ({len(failures)} attempts, each time the same)")
     return Standing(State.FAILED, reason)
 

@@ -2,7 +2,7 @@
 
     runs/<run_id>/attempts/<uuid>/...     written freely by whoever runs the run
     runs/<run_id>/DONE                    created only if absent; names one attempt and the sha256 of its files
-    runs/<run_id>/heartbeat.json          who is at it, and how far
+    runs/<run_id>/alive/<uuid>.json       who is at it, and how far
 
 A reader opens DONE first and trusts nothing that it does not name, so half a run is never seen. Two drivers on one
 store may do equal work twice; the second DONE is refused and its attempt stays behind for `w2s gc`.
@@ -93,11 +93,14 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
-        self.fs, self._base = fsspec.url_to_fs(self.root)
+        try:
+            self.fs, self._base = fsspec.url_to_fs(self.root)
+        except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not installed
+            raise StoreError(f"storage '{self.root}': {error}") from None
         self.is_local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        return (Store, (str(Path(self.root).absolute()) if self.is_local else self.root,))
+        return (Store, (self._base if self.is_local else self.root,))  # fsspec made a local one absolute
 
     def path(self, *parts: str) -> str:
         return "/".join((self._base.rstrip("/"), *parts))
@@ -115,8 +118,8 @@ class Store:
         probe = self.path(f".probe-{uuid4().hex}")
         try:
             self.fs.makedirs(self.path("runs"), exist_ok=True)
-            with self.fs.open(probe, "wb") as file:
-                file.write(b"w2s")
+            if not create_if_absent(self, probe, b"w2s") or create_if_absent(self, probe, b"again"):
+                raise OSError("a file cannot be created only if it is absent")
             if self.fs.cat_file(probe) != b"w2s":
                 raise OSError("what was written is not what is read back")
             self.fs.rm_file(probe)
@@ -202,11 +205,13 @@ class Store:
                 found.append(Failure(attempt=str(place).split("/")[-2], **json.loads(self.fs.cat_file(place))))
         return sorted(found, key=lambda failure: failure.time)
 
-    def heartbeat(self, run_id: str) -> Heartbeat | None:
-        try:
-            return Heartbeat(**json.loads(self.fs.cat_file(self.path("runs", run_id, "heartbeat.json"))))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+    def heartbeats(self, run_id: str) -> list[Heartbeat]:
+        """The last signs of life of all attempts that have not ended by themselves, oldest first."""
+        found = []
+        for place in self.fs.glob(self.path("runs", run_id, "alive", "*.json")):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                found.append(Heartbeat(**json.loads(self.fs.cat_file(place))))
+        return sorted(found, key=lambda beat: beat.time)
 
     def survey(self, run_ids: Iterable[str], *, verify: bool) -> tuple[dict[str, Done], dict[str, str]]:
         """The runs that are done, and what is wrong with those whose entry is damaged (id -> message)."""
@@ -303,7 +308,13 @@ class Store:
     def beat(self, run_id: str, heartbeat: Heartbeat) -> None:
         """Best effort: a sign of life is never a reason to fail."""
         with contextlib.suppress(OSError):
-            self.write_object(self.path("runs", run_id, "heartbeat.json"), json.dumps(heartbeat.__dict__).encode())
+            place = self.path("runs", run_id, "alive", f"{heartbeat.attempt}.json")
+            self.write_object(place, json.dumps(heartbeat.__dict__).encode())
+
+    def end_beat(self, run_id: str, attempt: str) -> None:
+        """The attempt has ended, well or not."""
+        with contextlib.suppress(OSError):
+            self.fs.rm_file(self.path("runs", run_id, "alive", f"{attempt}.json"))
 
     def write_object(self, place: str, data: bytes) -> None:
         """Replace a small file as a whole; readers see the old one or the new one."""

@@ -1,5 +1,6 @@
 """The Ray Tune trainable: a process that stays warm and takes one run after the other, each through Ray Train."""
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from sweep.execute import Placement, Science, execute
 from sweep.plan import Run
 from sweep.schedule import OUTCOME
 from sweep.store import Store
-from w2s.errors import OutOfMemoryError
+from w2s.errors import OutOfMemoryError, W2SError
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,22 @@ class RunTrainable(tune.Trainable):
         placement = Placement(
             micro_batch_divisor=self._config["divisor"], checkpoint_every_seconds=job.checkpoint_every_seconds
         )
+        if job.store.done(run.run_id):  # by another driver in the meantime
+            return {"done": True, OUTCOME: "done"}
         try:
-            train(run, job, placement, devices=int(shape.get("devices", 1)), gpus=shape.get("GPU", 0))
+            train(run, job, placement, devices=int(shape.get("devices", 1)), use_gpu=bool(shape.get("use_gpu")))
         except OutOfMemoryError as error:
             return {"done": True, OUTCOME: "out_of_memory", "message": str(error)}
         except Exception as error:  # recorded in the store already; the process is sound and takes the next run
             if _device_is_broken(error):
                 raise
             return {"done": True, OUTCOME: "failed", "message": _first_line(error)}
+        finally:
+            _release_device_memory()
         return {"done": True, OUTCOME: "done"}
 
 
-def train(run: Run, job: Job, placement: Placement, *, devices: int, gpus: float) -> None:
+def train(run: Run, job: Job, placement: Placement, *, devices: int, use_gpu: bool) -> None:
     """Execute one run through Ray Train: in this process for one device, in a worker group for several."""
     import ray.train.torch  # brings torch, which the driver does without
     from ray.train.torch import TorchTrainer
@@ -63,27 +68,52 @@ def train(run: Run, job: Job, placement: Placement, *, devices: int, gpus: float
         context = ray.train.get_context()
         here = replace(
             placement,
-            device=str(ray.train.torch.get_device()) if gpus else "cpu",
+            device=str(ray.train.torch.get_device()) if use_gpu else "cpu",
             rank=context.get_world_rank(),
             world=context.get_world_size(),
         )
         try:
             execute(run, job.store, here, job.science)
         except Exception as error:
-            raised.append(error)  # Train would wrap it, and log it as a crash
-            if devices > 1:
+            if devices > 1:  # in another process: Train brings it here
                 raise
+            raised.append(error)  # Train would wrap it, and log it as a crash
 
     with tempfile.TemporaryDirectory(prefix="w2s-train-") as folder:
-        TorchTrainer(
+        workers = devices if devices > 1 else 0  # 0: local mode, this process
+        trainer = TorchTrainer(
             loop,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=devices if devices > 1 else 0, use_gpu=bool(gpus), resources_per_worker=None
-            ),
+            scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
             run_config=ray.train.RunConfig(storage_path=folder, name="run"),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise _own_error(error) from error
     if raised:
-        raise raised[0]
+        raise raised.pop()  # out of the list, or the error would keep its run's tensors alive in a cycle
+
+
+def _own_error(error: BaseException) -> Exception:
+    """The error of ours inside what Ray Train makes of the failure of a worker group, if there is one."""
+    queue, seen = [error], set()
+    while queue:
+        item = queue.pop(0)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, W2SError):
+            return item
+        inner = [*getattr(item, "worker_failures", {}).values(), item.__cause__, getattr(item, "_base_exc", None)]
+        queue += [other for other in inner if isinstance(other, BaseException)]
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def _release_device_memory() -> None:
+    """Leave a GPU to the neighbours between runs."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _device_is_broken(error: Exception) -> bool:

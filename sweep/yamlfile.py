@@ -59,6 +59,8 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
 def _note_lines(path: Path, node: yaml.Node, where: Location, lines: dict[Location, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise SpecError(f"{path}:{key.start_mark.line + 1}: a key must be a word, not a list or a mapping")
             place = (*where, key.value)
             if place in lines:
                 raise SpecError(f"{path}:{key.start_mark.line + 1}: key '{key.value}' is given twice")

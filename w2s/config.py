@@ -9,9 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python takes for 0 and 1
+        raise ValueError(f"a number is needed, got {str(value).lower()}")
+    return value
+
+
+PositiveInt = Annotated[int, BeforeValidator(_refuse_bool), Field(gt=0)]
+PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
+Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
 Form = Literal["classify", "compare"]  # "generate" joins them with its own issue
 
 
@@ -26,7 +34,7 @@ class WidthRule(Config):
 
     value: PositiveFloat
     reference_width: PositiveInt
-    exponent: float
+    exponent: Annotated[float, Field(ge=-8, le=8)]
 
     def resolve(self, width: int) -> float:
         return self.value * (width / self.reference_width) ** self.exponent
@@ -54,7 +62,7 @@ class FinetuneSettings(Config):
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Examples per forward pass; `auto` is resolved from the memory estimate when planning."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: PositiveFloat | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 512
     """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`)."""
@@ -142,7 +150,7 @@ class PretrainSettings(Config):
     """The learning rate decays linearly to this share of its peak."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     clip_norm: PositiveFloat | None = 1.0
     cpu_threads: PositiveInt = 1
 

@@ -163,6 +163,7 @@ def load_scorer(
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     scorer.autocast = torch.bfloat16 if bf16 else None
     if settings.compile:
+        torch._dynamo.reset()  # what earlier runs compiled in this process must not decide how this one is
         body.compile()
     return scorer
 

@@ -134,8 +134,9 @@ def test_two_tasks_are_two_sections(writer, small_world):
 def test_one_name_for_two_different_runs_is_refused(writer, small_world):
     writer.world(small_world(), sweep="first")
     rows = pl.read_parquet(writer.root / "sweeps" / "first" / "manifest.parquet")
-    swapped = rows.with_columns(supervisor_id=pl.col("ceiling_id"))
-    writer.manifest("second", swapped.to_dicts())
+    writer.world(small_world(settings="s1"), sweep="second")
+    retrained = rows.with_columns(pl.col("supervisor_id").str.replace("-s0-", "-s1-", literal=True))
+    writer.manifest("second", retrained.to_dicts())
     results = analysis.load(writer.root)
     with pytest.raises(analysis.AnalysisError, match=r"weak rung0.* different runs \(supervisor_id\).*name one sweep"):
         analysis.estimate(results)

@@ -204,6 +204,96 @@ def test_equal_pairs_of_two_sweeps_are_counted_once_and_one_sweep_can_be_chosen(
     assert sorted(one.runs["kind"]) == ["ground_truth"] * 4 + ["pretrain"] * 3 + ["transfer"] * 6
 
 
+def write_renamed(store, sweep, **columns):
+    """Another sweep of the same runs, which calls things otherwise: column -> {name: new name}."""
+    rows = pl.read_parquet(store / "sweeps" / "sweep" / "manifest.parquet")
+    (store / "sweeps" / sweep).mkdir()
+    renamed = rows.with_columns(pl.col(column).replace(names) for column, names in columns.items())
+    renamed.write_parquet(store / "sweeps" / sweep / "manifest.parquet")
+
+
+def numbers(frame):
+    return frame.select(pl.selectors.numeric())
+
+
+def test_a_task_that_a_later_sweep_calls_otherwise_bears_that_sweeps_name(store):
+    write_renamed(store, "later", task={"facts": "truths"})
+    first, later = analysis.load(store, "sweep"), analysis.load(store, "later")
+    assert later.problems == ()
+    assert set(later.tests) == {"truths"}
+    assert later.runs["task"].drop_nulls().unique().to_list() == ["truths"]
+    for table in ("pairs", "ladder"):
+        assert getattr(later, table)["task"].unique().to_list() == ["truths"]
+        assert numbers(getattr(later, table)).equals(numbers(getattr(first, table)))
+    assert first.runs["task"].drop_nulls().unique().to_list() == ["facts"]
+
+
+def test_a_rung_that_a_later_sweep_calls_otherwise_keeps_its_size_and_compute(store):
+    names = {"rung0": "tiny", "rung2": "rung0"}
+    write_renamed(store, "later", weak=names, strong=names)
+    first, later = analysis.load(store, "sweep"), analysis.load(store, "later")
+    assert later.ladder["model"].to_list() == ["tiny", "rung1", "rung0"]
+    assert later.ladder["x_axis"].unique().to_list() == ["compute"]
+    assert numbers(later.ladder).equals(numbers(first.ladder))
+    assert later.pairs["log10_compute_ratio"].null_count() == 0
+    model = dict(later.runs.select("run_id", "model").iter_rows())
+    assert model["facts-s0-sup-0-1"] == model["base-facts-rung0-1"] == "tiny"
+    assert model["facts-s0-student-0-2-1-0"] == model["facts-s0-ceil-2-0"] == model["base-facts-rung2-0"] == "rung0"
+
+
+def test_runs_in_no_manifest_keep_the_names_they_were_made_under(store, writer, small_world):
+    write_renamed(store, "later", task={"facts": "truths"})
+    writer.world(small_world(task="other", seeds=1), sweep="other")
+    for sweep in ("sweep", "other"):
+        (store / "sweeps" / sweep / "manifest.parquet").unlink()
+    results = analysis.load(store)
+    task = dict(results.runs.select("run_id", "task").iter_rows())
+    assert (task["facts-s0-sup-0-0"], task["other-s0-sup-0-0"]) == ("truths", "other")
+    # the largest rung supervises nobody, so no manifest names it in that role
+    assert task["facts-s0-sup-2-0"] == "facts"
+    assert results.pairs["task"].unique().to_list() == ["truths"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (
+            {"task": {"facts": "truths"}},
+            r"task truths, rung rung0 in sweep later, but task facts, rung rung0 in sweep sweep",
+        ),
+        (
+            {"weak": {"rung0": "tiny"}},
+            r"task facts, rung tiny in sweep later, but task facts, rung rung0 in sweep sweep",
+        ),
+    ],
+    ids=["task", "rung"],
+)
+def test_sweeps_that_call_one_run_by_different_names_are_not_united(store, columns, words):
+    write_renamed(store, "later", **columns)
+    with pytest.raises(analysis.AnalysisError, match=rf"run facts-s0-sup-0-0 is {words}.*; name one sweep"):
+        analysis.load(store)
+
+
+def test_one_sweep_with_two_names_for_a_run_is_refused_with_a_remedy(store):
+    path = store / "sweeps" / "sweep" / "manifest.parquet"
+    rows = pl.read_parquet(path)
+    pl.concat([rows, rows.with_columns(task=pl.lit("truths"))]).write_parquet(path)
+    with pytest.raises(analysis.AnalysisError, match=r"task facts.*but task truths.*list it once in the spec"):
+        analysis.load(store, "sweep")
+
+
+def test_a_pretrained_model_that_two_sweeps_call_otherwise_is_refused_too(store, writer, small_world):
+    writer.world(small_world(settings="s1"), sweep="other")
+    path = store / "sweeps" / "other" / "manifest.parquet"
+    rows = pl.read_parquet(path)
+    rows.with_columns(pl.col("weak", "strong").replace({"rung1": "middle"})).write_parquet(path)
+    with pytest.raises(
+        analysis.AnalysisError, match=r"base-facts-rung1-0 is rung middle in sweep other, but rung rung1"
+    ):
+        analysis.load(store)
+    assert analysis.load(store, "other").ladder["model"].to_list() == ["rung0", "middle", "rung2"]
+
+
 def test_results_are_read_through_any_file_system(store):
     import fsspec
 

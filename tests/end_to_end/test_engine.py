@@ -1,11 +1,13 @@
 """How the engine answers to runs that misbehave; the runs compute nothing, Ray and the store are real."""
 
+import polars as pl
 import pytest
 
 from sweep.engine import run_plan
 from sweep.session import Session
 from sweep.spec import Compute
 from sweep.state import State, stand
+from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +48,17 @@ def test_out_of_memory_halves_the_micro_batch_and_a_dying_process_is_reported(ti
     assert standings[deadly].state == State.FAILED
     assert "died" in standings[deadly].reason
     assert {i for i, s in standings.items() if s.state == State.DONE} == outcome.done
+
+
+def test_a_run_on_two_devices_equals_the_run_on_one(undisturbed, tiny, tmp_path):
+    one, _ = undisturbed
+    spec = tiny({"seeds: [0]": "seeds: [0]\ncompute: {devices_per_run: 2}"})
+    run_id = next(i for i, run in one.session.plan.runs.items() if run.kind == "ground_truth" and run.rung == "d8")
+    w2s("run", spec, "--only", run_id, "--storage", tmp_path / "results", cwd=tmp_path)
+    split = Results(spec, tmp_path / "results")
+    keys = ["example_id", "split", "step"]
+    both = one.predictions()[run_id].join(split.predictions()[run_id], on=keys, validate="1:1")
+    assert both.height == one.predictions()[run_id].height
+    # another order of summation over the batch, nothing else
+    assert both.select((pl.col("p") - pl.col("p_right")).abs().max()).item() < 1e-4
+    assert split.store.read_json(run_id, "run.json")["run_id"] == run_id

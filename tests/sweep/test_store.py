@@ -97,10 +97,12 @@ def test_a_mark_that_is_no_json_is_damage_and_can_be_set_aside(store):
 
 
 def test_heartbeats_are_replaced_and_read(store):
-    assert store.heartbeat("run-1") is None
-    for fraction in (0.1, 0.2):
-        store.beat("run-1", Heartbeat("a", "host", 1, 2.0, fraction))
-    assert store.heartbeat("run-1") == Heartbeat("a", "host", 1, 2.0, 0.2)
+    assert store.heartbeats("run-1") == []
+    for attempt, time, fraction in (("a", 2.0, 0.1), ("b", 1.0, 0.5), ("a", 3.0, 0.2)):
+        store.beat("run-1", Heartbeat(attempt, "host", 1, time, fraction))
+    assert store.heartbeats("run-1") == [Heartbeat("b", "host", 1, 1.0, 0.5), Heartbeat("a", "host", 1, 3.0, 0.2)]
+    store.end_beat("run-1", "a")
+    assert [beat.attempt for beat in store.heartbeats("run-1")] == ["b"]
 
 
 def test_gc_lists_what_nobody_needs_and_spares_what_somebody_does(store):
