@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 all done; 1 some runs failed or are blocked; 2 the spec or the usage is wrong."""
+"""The command line. Exit codes: 0 all done; 1 some runs failed or are blocked; 2 the spec or the usage is wrong;
+130 interrupted."""
 
 import argparse
 import os

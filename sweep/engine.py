@@ -78,11 +78,11 @@ def _tune(
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
-    def on_end(run: Run, outcome: str, message: str) -> None:
-        if outcome == "died":
+    def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
+        if outcome == "died":  # and could not record it itself
             with contextlib.suppress(OSError):
                 job.store.record_failure(run.run_id, "WorkerDied", message)
-        progress.ended(run, outcome, message)
+        progress.ended(run, "retry" if again else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
     tuner = tune.Tuner(
@@ -97,7 +97,7 @@ def _tune(
             storage_path=tune_folder,
             name="sweep",
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=compute.retries),
+            failure_config=tune.FailureConfig(max_failures=0),  # the frontier counts attempts of all kinds
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sweep.plan import Plan
 
+DEATHS_FORGIVEN = 2
 
 @dataclass
 class Frontier:
@@ -64,10 +65,11 @@ class Frontier:
                 if self._missing[child] == 0 and child not in self.blocked:
                     self._push(child)
 
-    def fail(self, run_id: str, message: str, *, out_of_memory: bool = False, final: bool = False) -> bool:
+    def fail(self, run_id: str, message: str, *, out_of_memory: bool = False, died: bool = False) -> bool:
         """Note a failure; returns whether the run will be tried again.
 
-        A finetuning run that was out of memory goes on with half the micro-batch, down to one example.
+        A finetuning run that was out of memory goes on with half the micro-batch, down to one example. A process that
+        died may be its machine's fault, so such a run is tried three times at least.
         """
         self.running.discard(run_id)
         settings = self.plan.runs[run_id].settings
@@ -77,8 +79,7 @@ class Frontier:
                 self.divisors[run_id] = divisor
                 self._push(run_id)
                 return True
-            final = True
-        if self.attempts[run_id] <= self.retries and not final:
+        elif self.attempts[run_id] <= (max(self.retries, DEATHS_FORGIVEN) if died else self.retries):
             self._push(run_id)
             return True
         self.failed[run_id] = message

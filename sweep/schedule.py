@@ -9,7 +9,7 @@ from sweep.frontier import Frontier
 from sweep.plan import Run
 
 OUTCOME = "outcome"
-"""Key of a trial's result that says how its run ended: "done", "failed" or "out_of_memory"."""
+"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory" or "died"."""
 
 
 class PlanSearcher(Searcher):
@@ -21,7 +21,7 @@ class PlanSearcher(Searcher):
         *,
         shape_of: Callable[[Run], dict[str, float]],
         on_start: Callable[[Run], None],
-        on_end: Callable[[Run, str, str], None],
+        on_end: Callable[[Run, str, str, bool], None],
     ) -> None:
         super().__init__()
         self._frontier = frontier
@@ -43,17 +43,16 @@ class PlanSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
         if error or result is None or OUTCOME not in result:
-            message = "its worker process died (killed, or out of host memory)"
-            # Tune has used up the retries for dead workers already.
-            self._frontier.fail(run.run_id, message, final=True)
-            self._on_end(run, "died", message)
-            return
+            result = {OUTCOME: "died", "message": "its worker process died (killed, or out of host memory)"}
         outcome, message = result[OUTCOME], result.get("message", "")
+        again = False
         if outcome == "done":
             self._frontier.succeed(run.run_id)
-        elif self._frontier.fail(run.run_id, message, out_of_memory=outcome == "out_of_memory"):
-            outcome = "retry"
-        self._on_end(run, outcome, message)
+        else:
+            again = self._frontier.fail(
+                run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"
+            )
+        self._on_end(run, outcome, message, again)
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A run reports once, at its end."""

@@ -45,7 +45,7 @@ def test_out_of_memory_halves_the_micro_batch_and_a_dying_process_is_reported(ti
     assert store.read_json(hungry, "metrics.json")["divisor"] == 4
     assert [failure.kind for failure in store.failures(hungry)] == ["OutOfMemoryError"] * 2
     standings = stand(plan, store, verify=True)
-    assert standings[deadly].state == State.FAILED
+    assert standings[deadly].state == State.GIVEN_UP
     assert "died" in standings[deadly].reason
     assert {i for i, s in standings.items() if s.state == State.DONE} == outcome.done
 
