@@ -8,6 +8,7 @@ from sweep.plan import Plan
 
 DEATHS_FORGIVEN = 2
 
+
 @dataclass
 class Frontier:
     """Runs of a plan move from waiting to ready, running, and done or failed; descendants of a failed run are blocked.

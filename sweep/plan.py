@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sweep.inputs import Inputs, ModelInfo, TaskInfo
@@ -216,9 +217,7 @@ class _Planner:
                 if isinstance(rung, ScratchRung):
                     self._base(rung, seed)
         for task in self.inputs.tasks.values():
-            parts = task.spec.splits.transfer_parts
             part = "transfer/0"
-            assert parts >= 1
             for seed in self.spec.seeds:
                 for weak, strong in self.spec.rung_pairs():
                     supervisor = self._ground_truth(rungs[weak], task, "supervise", seed)
@@ -359,36 +358,10 @@ class _Planner:
             )
         return self._memo[key]
 
-    def _model_identity(self, rung: Any, base: Run | None) -> Any:
-        return base.run_id if base else self.inputs.models[rung.name].fingerprint
-
     def _ground_truth(self, rung: Any, task: TaskInfo, part: str, seed: int) -> Run:
         key = ("ground_truth", rung.name, task.spec.name, part, seed)
         if key not in self._memo:
-            base = self._base(rung, seed)
-            settings, settings_id, settings_identity, work, memory = self._settings(rung, task)
-            identity = {
-                "model": self._model_identity(rung, base),
-                "task": task.fingerprint,
-                "settings": settings_identity,
-                "part": part,
-                "seed": seed,
-            }
-            self._memo[key] = self._add(
-                "ground_truth",
-                identity,
-                rung=rung.name,
-                seed=seed,
-                parents=(Parent("base", base.run_id, "weights"),) if base else (),
-                work=work,
-                memory=memory,
-                task=task,
-                settings=settings,
-                settings_id=settings_id,
-                train_part=part,
-                model=self.inputs.models[rung.name],
-                keep_weights=self.spec.keep_weights == "all",
-            )
+            self._memo[key] = self._finetuning("ground_truth", rung, task, part, seed)
         return self._memo[key]
 
     def _transfer(
@@ -402,37 +375,55 @@ class _Planner:
         method: MethodSpec,
         label: str,
     ) -> Run:
+        return self._finetuning(
+            "transfer",
+            rung,
+            task,
+            part,
+            seed,
+            identity={"method": {"name": method.name, **method.params}, "supervisor": supervisor.run_id},
+            parents=(Parent("supervisor", supervisor.run_id, "predictions"),),
+            supervisor_rung=weak,
+            method=method,
+            method_label=label,
+        )
+
+    def _finetuning(
+        self,
+        kind: Kind,
+        rung: Any,
+        task: TaskInfo,
+        part: str,
+        seed: int,
+        *,
+        identity: Mapping[str, Any] = MappingProxyType({}),
+        parents: tuple[Parent, ...] = (),
+        **fields: Any,
+    ) -> Run:
         base = self._base(rung, seed)
         settings, settings_id, settings_identity, work, memory = self._settings(rung, task)
-        identity = {
-            "model": self._model_identity(rung, base),
-            "task": task.fingerprint,
-            "settings": settings_identity,
-            "part": part,
-            "seed": seed,
-            "method": {"name": method.name, **method.params},
-            "supervisor": supervisor.run_id,
-        }
-        parents = (Parent("supervisor", supervisor.run_id, "predictions"),)
-        if base:
-            parents = (Parent("base", base.run_id, "weights"), *parents)
         return self._add(
-            "transfer",
-            identity,
+            kind,
+            {
+                "model": base.run_id if base else self.inputs.models[rung.name].fingerprint,
+                "task": task.fingerprint,
+                "settings": settings_identity,
+                "part": part,
+                "seed": seed,
+                **identity,
+            },
             rung=rung.name,
-            supervisor_rung=weak,
             seed=seed,
-            parents=parents,
+            parents=(*((Parent("base", base.run_id, "weights"),) if base else ()), *parents),
             work=work,
             memory=memory,
             task=task,
             settings=settings,
             settings_id=settings_id,
-            method=method,
-            method_label=label,
             train_part=part,
             model=self.inputs.models[rung.name],
             keep_weights=self.spec.keep_weights == "all",
+            **fields,
         )
 
 
