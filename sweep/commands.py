@@ -240,10 +240,10 @@ def _report_inputs(store: Store, sweep: str | None) -> str:
     content = sha256()
     for pattern in (("sweeps", sweep or "*", "manifest.parquet"), ("runs", "*", "DONE*")):
         for place in sorted(store.fs.glob(store.path(*pattern))):
-            content.update(str(place).encode())
+            content.update(str(place).removeprefix(store.path()).encode())
             content.update(store.fs.cat_file(place))
     for place in sorted(store.fs.glob(store.path("runs", "*", "attempts", "*", "error.json"))):
-        content.update(str(place).encode())
+        content.update(str(place).removeprefix(store.path()).encode())
     for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
         if source.suffix in (".py", ".html", ".css", ".js"):
             content.update(source.read_bytes())

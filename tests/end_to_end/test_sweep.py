@@ -117,7 +117,7 @@ def test_on_a_terminal_a_live_table_is_drawn(tmp_path, tiny):
 def test_a_failing_run_is_retried_reported_and_blocks_only_its_descendants(undisturbed, tmp_path, tiny):
     results = copy_of(undisturbed[0], tmp_path)
     # d8 diverges: as supervisor it blocks d8 -> d16; as ceiling and student it fails itself
-    spec = tiny({"{name: d8,": "{name: d8, finetune: {learning_rate: 1e30},"})
+    spec = tiny({"{name: d8,": "{name: d8, finetune: {learning_rate: 3e38},"})
     output = w2s("run", spec, "--storage", results.storage, check=1, cwd=tmp_path)
     assert "trying again" in output
     assert "learning_rate" in output or "not finite" in output or "NaN" in output
