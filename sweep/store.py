@@ -28,6 +28,7 @@ from uuid import uuid4
 import fsspec
 
 from sweep.errors import StoreError
+from w2s.errors import W2SError
 
 VERIFIED_WHOLE = 64 << 20
 """Files up to this many bytes are read and hashed when a plan asks what is done; of larger ones only the size."""
@@ -295,7 +296,8 @@ class Store:
             "kind": type(error).__name__,
             "message": _reason(error),
             "time": time.time(),
-            "detail": "".join(traceback.format_exception(error)),
+            # of an error raised on purpose the message says it all
+            "detail": "" if isinstance(error, W2SError) else "".join(traceback.format_exception(error)),
         }
         self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode())
 
