@@ -28,7 +28,7 @@ from w2s.config import (
     TextCorpus,
 )
 from w2s.errors import W2SError
-from w2s.methods import build_method, method_label
+from w2s.methods import as_method_spec, build_method, method_label
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -226,20 +226,11 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
-def _expand_method(method: Any) -> Any:
-    """Both `naive` and `{name: confidence, max_weight: 0.75}`; checked by the method's own parameters."""
-    if isinstance(method, MethodSpec):
-        return method
-    if isinstance(method, str):
-        method = {"name": method}
-    if not isinstance(method, dict) or not isinstance(method.get("name"), str):
-        raise ValueError(f"a method is a name or a mapping with a name, got {method!r}")
-    spec = MethodSpec(name=method["name"], params={k: v for k, v in method.items() if k != "name"})
+def _expand_method(method: Any) -> MethodSpec:
     try:
-        built = build_method(spec)
+        return as_method_spec(method)
     except W2SError as error:
         raise ValueError(str(error)) from None
-    return MethodSpec(name=spec.name, params=built.model_dump(mode="json"))
 
 
 def _check_override(rung: str, override: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from w2s.checkpoints import Checkpoint
-from w2s.config import FinetuneRun, FinetuneSettings, MethodSpec, ModelSource, PretrainRun, RunSpec, TokenizerRun
+from w2s.config import FinetuneRun, FinetuneSettings, ModelSource, PretrainRun, RunSpec, TokenizerRun
 from w2s.corpora import read_texts, train_bpe
 from w2s.data import attach_weak_labels, load_tokenised
 from w2s.distributed import WHOLE, Shard
@@ -27,7 +27,7 @@ from w2s.finetune import Placement, finetune
 from w2s.fingerprints import digest
 from w2s.flops import inference_flops, training_flops
 from w2s.ladder import corpus_tokenizer, pretrain, save_pretrained, sizes_of
-from w2s.methods import build_method
+from w2s.methods import LossMethod, Naive, build_method
 from w2s.models import load_checkpoint_sizes, load_scorer, load_tokenizer, save_scorer, source_of
 from w2s.predict import predictions_table
 from w2s.runtime import PeakMemory, cpu_threads, device_name, typed_out_of_memory
@@ -171,11 +171,12 @@ def _finetune(spec: FinetuneRun, inputs: Inputs) -> RunResult:
 
     # The labels: ground truth for supervisor and ceiling, the supervisor's predictions for the student.
     if spec.kind == "ground_truth":
-        method, labels, weak_validation = build_method(MethodSpec(name="naive")), train.gold, None
+        method, labels, weak_validation = Naive(), train.gold, None
     else:
         if spec.method is None or inputs.weak_labels is None:
             raise ValueError("a transfer run needs a method in its specification and weak labels in its inputs")
         method = build_method(spec.method)
+        assert isinstance(method, LossMethod), "procedures are taken apart by the plan"
         labels = attach_weak_labels(train, inputs.weak_labels)
         weak_validation = attach_weak_labels(splits["validation"], inputs.weak_labels)
 

@@ -15,7 +15,7 @@ from w2s.data import BatchOrder, Examples, micro_batches
 from w2s.distributed import WHOLE, Shard
 from w2s.errors import TrainingError
 from w2s.flops import Work
-from w2s.methods import Method, Moment
+from w2s.methods import LossMethod, Moment
 from w2s.models import Scorer
 from w2s.optim import FlatAdamW
 from w2s.predict import Evaluation, mean_cross_entropy, predict, token_budget
@@ -78,7 +78,7 @@ def finetune(
     splits: Mapping[str, Examples],
     *,
     settings: FinetuneSettings,
-    method: Method,
+    method: LossMethod,
     seed: int,
     weak_validation: np.ndarray | None = None,
     identity: str = "",
@@ -173,7 +173,7 @@ class _BatchStep:
     """
 
     def __init__(
-        self, scorer: Scorer, train: Examples, settings: FinetuneSettings, method: Method, shard: Shard
+        self, scorer: Scorer, train: Examples, settings: FinetuneSettings, method: LossMethod, shard: Shard
     ) -> None:
         self.scorer, self.train, self.method, self.shard = scorer, train, method, shard
         assert isinstance(settings.micro_batch_size, int)

@@ -12,7 +12,7 @@ from w2s.config import ModelSource
 from w2s.data import load_tokenised
 from w2s.errors import OutOfMemoryError, TrainingError
 from w2s.finetune import HERE, Placement, finetune
-from w2s.methods import Confidence, Method, Naive
+from w2s.methods import Confidence, Naive
 from w2s.models import load_scorer, load_tokenizer
 from w2s.runtime import typed_out_of_memory
 
@@ -24,7 +24,7 @@ NAIVE = Naive()
 def run(checkpoints, tasks, cache_dir):
     """Finetunes a tiny model and returns what finetuning left; keyword arguments change the settings."""
 
-    def go(method: Method = NAIVE, *, family="llama", form="classify", placement=HERE, scorer=None, **changes):
+    def go(method: LossMethod = NAIVE, *, family="llama", form="classify", placement=HERE, scorer=None, **changes):
         settings = quick(**{"epochs": 2, "micro_batch_size": 16} | changes)
         source = ModelSource(path=checkpoints[family])
         task = load_tokenised(tasks[form], load_tokenizer(source), max_length=24, cache_dir=cache_dir)

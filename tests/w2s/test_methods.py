@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from w2s.config import MethodSpec
-from w2s.methods import METHODS, Confidence, Method, MethodError, Moment, Naive, build_method, method_label, register
+from w2s.methods import (
+    METHODS,
+    Confidence,
+    LossMethod,
+    MethodError,
+    Moment,
+    Naive,
+    build_method,
+    method_label,
+    register,
+)
 
 
 def test_importing_the_registry_does_not_import_torch():
@@ -66,7 +76,7 @@ def test_the_confidence_method_ramps_from_weak_labels_to_its_mixture():
 
 
 def test_two_methods_cannot_share_a_name():
-    class Impostor(Method):
+    class Impostor(LossMethod):
         name: ClassVar[str] = "naive"
         summary: ClassVar[str] = "another"
         source: ClassVar[str] = "none"

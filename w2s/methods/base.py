@@ -1,18 +1,19 @@
-"""How a student learns from weak labels. A new method is one class here: its parameters, its targets or its loss.
+"""What a method is, and the registry of all of them.
 
-The loop that calls a method guarantees that `targets` sees the whole optimisation batch, however it is cut into
-micro-batches or spread over devices, so that thresholds and means over the batch are what the paper says they are.
+There are two kinds. A `LossMethod` trains a student by a loss of its own; a `Procedure` arranges runs around the
+training of a student (chains, ensembles, filters, ...) or replaces it (probes, prompts).
 
 Torch is imported only when a method computes: planning a sweep reads this registry without it.
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from w2s.config import Config, Form, Fraction, MethodSpec
+from w2s.config import Config, Form, MethodSpec
 from w2s.errors import W2SError
 
 if TYPE_CHECKING:
@@ -34,17 +35,29 @@ class Moment:
 
 
 class Method(Config):
-    """A way to use weak labels; the fields of a subclass are its parameters.
-
-    Training calls `prepare` once. Then, per optimisation batch, it calls `targets` once on the whole batch, and `loss`
-    on every micro-batch. The batch's loss is the sum of `loss` over its examples, divided by their number.
-    """
+    """A way to make a student from weak labels; the fields of a subclass are its parameters."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     """One line for `w2s methods`."""
     source: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = ("classify", "compare")
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it looks at ground truth beyond the supervisor's own data: a diagnostic, marked so everywhere."""
+        return False
+
+
+class LossMethod(Method):
+    """A method that is a loss.
+
+    Training calls `prepare` once. Then, per optimisation batch, it calls `targets` once on the whole batch, however
+    that is cut into micro-batches or spread over devices, so that thresholds and means over the batch are what the
+    paper says they are; and `loss` on every micro-batch. The batch's loss is the sum of `loss` over its examples,
+    divided by their number.
+    """
+
     needs_student: ClassVar[bool] = False
     """Whether `targets` reads the student's log-odds; if so, a batch that does not fit into one forward pass is first
     run without gradient."""
@@ -71,6 +84,7 @@ class Method(Config):
 
 
 METHODS: dict[str, type[Method]] = {}
+ORACLE_MARK = " [oracle]"
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -81,48 +95,20 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
-class LabelledMethod(Method):
-    """A method that takes the supervisor's probabilities as they are, or hardened."""
+def as_method_spec(value: Any) -> Any:
+    """A method as a person writes it, `naive` or `{name: confidence, max_weight: 0.75}`, with all its parameters.
 
-    labels: Literal["soft", "hard"] = "soft"
-    """`soft`: the supervisor's probabilities. `hard`: 1 where they exceed 1/2, else 0."""
-
-    def prepare(self, weak: "Tensor") -> "Tensor":
-        return weak if self.labels == "soft" else (weak > 0.5).to(weak.dtype)
-
-
-@register
-class Naive(LabelledMethod):
-    """Cross-entropy on the weak labels."""
-
-    name: ClassVar[str] = "naive"
-    summary: ClassVar[str] = "cross-entropy on the weak labels"
-    source: ClassVar[str] = "Burns et al. 2023, section 3"
-
-
-@register
-class Confidence(LabelledMethod):
-    """Cross-entropy on a growing mixture of the weak labels and the student's own hardened predictions."""
-
-    name: ClassVar[str] = "confidence"
-    summary: ClassVar[str] = "auxiliary confidence loss: trust the student's own hardened predictions more and more"
-    source: ClassVar[str] = "Burns et al. 2023, appendix A.4"
-    needs_student: ClassVar[bool] = True
-
-    max_weight: Fraction = 0.5
-    """Weight of the student's own predictions after the warm-up; the paper uses 0.75 for its largest students."""
-    warmup: Fraction = 0.2
-    """Share of training over which the weight rises linearly from 0."""
-    balance: Literal["half", "weak_prior", "weak_batch"] = "half"
-    """Share of each batch that hardens to class 1; see `w2s.losses.confidence_targets`."""
-
-    def targets(self, weak: "Tensor", student: "Tensor | None", moment: Moment) -> "Tensor":
-        from w2s.losses import confidence_targets
-        from w2s.schedules import confidence_weight
-
-        assert student is not None, "needs_student promises it"
-        weight = confidence_weight(moment.step_fraction, warmup=self.warmup, peak=self.max_weight)
-        return confidence_targets(weak, student, weight=weight, balance=self.balance, weak_prior=moment.weak_prior)
+    Raises:
+        MethodError: What `build_method` raises.
+    """
+    if isinstance(value, MethodSpec):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise MethodError(f"a method is a name or a mapping with a name, got {value!r}")
+    written = MethodSpec(name=value["name"], params={k: v for k, v in value.items() if k != "name"})
+    return MethodSpec(name=written.name, params=build_method(written).model_dump(mode="json"))
 
 
 def build_method(spec: MethodSpec) -> Method:
@@ -142,10 +128,23 @@ def build_method(spec: MethodSpec) -> Method:
 
 
 def method_label(method: Method) -> str:
-    """Name and the parameters that differ from their defaults: `confidence(max_weight=0.75)`."""
+    """Name and the parameters that differ from their defaults: `confidence(max_weight=0.75)`.
+
+    A method that looks at ground truth is marked, so that no table or plot can show it without the mark.
+    """
     fields = type(method).model_fields
     changed = {key: getattr(method, key) for key in fields if getattr(method, key) != fields[key].default}
-    return f"{method.name}({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else method.name
+    shown = ", ".join(f"{key}={_shown(value)}" for key, value in changed.items())
+    label = f"{method.name}({shown})" if changed else method.name
+    return f"{label}{ORACLE_MARK}" if method.oracle else label
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, MethodSpec):
+        return method_label(build_method(value)).removesuffix(ORACLE_MARK)
+    if isinstance(value, tuple):
+        return "+".join(_shown(item) for item in value)
+    return str(value)
 
 
 def _explain(method: type[Method], problem: Any) -> str:
