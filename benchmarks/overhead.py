@@ -36,7 +36,13 @@ def no_science(run, store, placement, pulse):  # type: ignore[no-untyped-def]
     """What a run leaves, without computing it: 9,200 predictions."""
     history = pl.DataFrame({"step": [1], "train_loss": [0.0]})
     predictions = pl.DataFrame({"step": [1] * 9200, "p": [0.5] * 9200})
-    return SimpleNamespace(metrics={}, history=history, predictions=predictions, save_weights=lambda path: path.mkdir())
+    return SimpleNamespace(
+        metrics={},
+        history=history,
+        predictions=predictions,
+        save_weights=lambda path: path.mkdir(),
+        save_activations=None,
+    )
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from sweep.store import Store
 if TYPE_CHECKING:
     from sweep.worker import Job
 
+TABLES_ONLY = ("tokenizer", "labels", "probe")
+"""Kinds that have no use for a GPU."""
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """For Ray's shared memory on a laptop: it holds the plan and little else."""
 
@@ -123,7 +125,7 @@ class _Shapes:
         gpus = self._compute.gpus_per_run
         if gpus == "auto":
             share = gpu_share(run.memory, self._compute.gpu_memory_gb * 1e9)
-            gpus = share if self._has_gpus and run.kind != "tokenizer" else 0.0
+            gpus = share if self._has_gpus and run.kind not in TABLES_ONLY else 0.0
         if run.kind in ("ground_truth", "transfer") and self._compute.devices_per_run > 1:
             # Ray Train's own workers take the CPUs and GPUs; a trial that held them would wait for itself.
             return {"train_slot": 1, "devices": self._compute.devices_per_run, "use_gpu": float(self._has_gpus)}

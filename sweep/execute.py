@@ -19,7 +19,7 @@ import polars as pl
 
 from sweep.plan import Run
 from sweep.store import Attempt, Heartbeat, Store
-from w2s.config import FinetuneRun
+from w2s.config import PretrainRun
 
 BEAT_EVERY_SECONDS = 10.0
 _PACKAGES = ("w2s-sweep", "torch", "transformers", "tokenizers", "polars", "numpy", "ray")
@@ -106,16 +106,16 @@ def run_science(run: Run, store: Store, placement: Placement, on_progress: Calla
     """Fetch what the run needs from its parents and hand it to `w2s.experiment.run_one`."""
     from w2s.experiment import Inputs, Shard, run_one  # torch, so not when only planning
 
-    parents = {parent.role: parent for parent in run.parents}
-    folder = {role: str(store.folder(p.run_id, "weights")) for role, p in parents.items() if p.artefact == "weights"}
-    weak_labels = None
-    if "supervisor" in parents:
-        weak_labels = _final_predictions(store, parents["supervisor"].run_id)
+    folder = {p.role: str(store.folder(p.run_id, "weights")) for p in run.parents if p.artefact == "weights"}
+    activations = [store.folder(p.run_id, p.artefact) for p in run.parents if p.artefact == "activations"]
+    predictions = {p.role: _final_predictions(store, p.run_id) for p in run.parents if p.artefact == "predictions"}
     source = run.model.source if run.model else None
     inputs = Inputs(
         model_path=folder.get("base") or (source.path if source else None),
         tokenizer_path=folder.get("tokenizer"),
-        weak_labels=weak_labels,
+        weak_labels=predictions.get("supervisor"),
+        predictions=predictions,
+        activations_dir=activations[0] if activations else None,
         cache_dir=store.cache,
         scratch_dir=scratch_folder(store, run.run_id),
         device=placement.device,
@@ -136,7 +136,7 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
     description = run.describe()
     flops = description.pop("pretrain_flops")
     metrics = dict(result.metrics)
-    if isinstance(run.spec, FinetuneRun):
+    if not isinstance(run.spec, PretrainRun):
         metrics["pretrain_flops"] = flops
     metrics |= {"seconds": seconds, "host": socket.gethostname()}
     attempt.write_json("run.json", {**description, "versions": _versions()})
@@ -146,6 +146,8 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
         result.predictions.write_parquet(attempt.folder / "predictions.parquet")
     if run.keep_weights and result.save_weights is not None:
         result.save_weights(attempt.folder / "weights")
+    if result.save_activations is not None:
+        result.save_activations(attempt.folder / "activations")
 
 
 @cache

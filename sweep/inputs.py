@@ -43,6 +43,7 @@ class ModelInfo:
     layers: int
     pretrain_flops: float
     max_positions: int | None
+    causal: bool
     source: ModelSource | None
     fingerprint: str | None
 
@@ -149,6 +150,7 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
             layers=rung.layers,
             pretrain_flops=6.0 * sizes.n_matmul * rung.tokens,
             max_positions=None,
+            causal=True,
             source=None,
             fingerprint=None,
         )
@@ -176,6 +178,7 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         layers=found.layers,
         pretrain_flops=flops,
         max_positions=found.max_positions,
+        causal=found.kind == "causal",
         source=source,
         fingerprint=found.fingerprint,
     )

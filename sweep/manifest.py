@@ -21,6 +21,10 @@ COLUMNS = {
     "supervisor_id": pl.String,
     "student_id": pl.String,
     "ceiling_id": pl.String,
+    "baseline": pl.String,
+    "stop": pl.String,
+    "oracle": pl.Boolean,
+    "links": pl.String,
 }
 
 

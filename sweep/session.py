@@ -8,7 +8,8 @@ from sweep.errors import SpecError
 from sweep.inputs import gather
 from sweep.lockfile import RevisionLock
 from sweep.manifest import sweep_id
-from sweep.plan import KINDS, Plan, build_plan
+from sweep.plan import KINDS, Plan
+from sweep.planner import build_plan
 from sweep.spec import Sweep, load_spec, nearest
 from sweep.store import Store
 

@@ -24,6 +24,8 @@ _CAUSAL = """
     bloom codegen cohere gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite llama mistral mpt olmo
     olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2
 """
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json", "tokenization_*.py")
+"""A folder with none of these has no tokenizer, even where transformers makes one up: of GPT-2's kind it is empty."""
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
@@ -55,6 +57,8 @@ def read_checkpoint_files(
     config = _read_config(path, folder / "config.json")
     kind = model_kind(path, config)
     shapes = _folder_shapes(path, folder, kind, allow_pickle=allow_pickle)
+    if local:  # the hub cache may hold a part of what is on the hub
+        _require_tokenizer(path, folder)
     # Hashing comes last: it can take minutes, and what cannot be used should be refused before.
     return CheckpointFiles(config, kind, shapes, _fingerprint(folder, hash_file) if local else folder.name)
 
@@ -118,6 +122,14 @@ def _folder_shapes(path: str, folder: Path, kind: ModelKind, *, allow_pickle: bo
     if not allow_pickle:
         raise ModelError(_pickle_message(path, pickles[0]))
     return _built_shapes(path, str(folder), None, kind)
+
+
+def _require_tokenizer(path: str, folder: Path) -> None:
+    if not any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        raise ModelError(
+            f"model {path}: no tokenizer in the folder (tokenizer.json, or tokenizer.model, vocab.json, vocab.txt,"
+            " spiece.model); save the model's own into it with tokenizer.save_pretrained(folder)"
+        )
 
 
 def _weight_files(path: str, folder: Path) -> list[Path]:

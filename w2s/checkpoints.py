@@ -71,8 +71,8 @@ def inspect_checkpoint(
         hash_file: Content hash of a file; a caller may hand in one that remembers.
 
     Raises:
-        ModelError: No such folder or id, no config or weights in it, pickled weights that are not allowed, or an
-            architecture that is neither a causal language model nor an encoder.
+        ModelError: No such folder or id, no config, weights or (in a folder) tokenizer in it, pickled weights that are
+            not allowed, or an architecture that is neither a causal language model nor an encoder.
     """
     files = read_checkpoint_files(path, revision, allow_pickle=allow_pickle, hash_file=hash_file)
     config = {**files.config, **files.config.get("text_config", {})}

@@ -167,10 +167,40 @@ class SplitSpec(Config):
     split_seed: int = 0
 
 
+class PromptFormat(Config):
+    """How a text is put to a causal language model that is not trained on it (Burns et al. 2023, section 5.2.1)."""
+
+    instruction: str = ""
+    """What the prompt begins with."""
+    template: str
+    """How an example is shown; "{text}" stands for its text, other braces for themselves."""
+    answers: tuple[str, str]
+    """What follows the template for class 0 and for class 1, e.g. [" no", " yes"]. Most tokenizers want the space here
+    and not at the end of the template."""
+    separator: str = "\n\n"
+    """Between instruction, examples and question."""
+
+    @field_validator("template")
+    @classmethod
+    def _shows_the_text(cls, template: str) -> str:
+        if "{text}" not in template:
+            raise ValueError(f'template {template!r} shows no text; write {{text}} where it belongs, e.g. "{{text}}:"')
+        return template
+
+    @field_validator("answers")
+    @classmethod
+    def _two_answers(cls, answers: tuple[str, str]) -> tuple[str, str]:
+        if not all(answer.strip() for answer in answers) or answers[0] == answers[1]:
+            raise ValueError(f"answers are {list(answers)}; two different texts are needed, for class 0 and class 1")
+        return answers
+
+
 class TaskBase(Config):
     name: str
     form: Form = "classify"
     splits: SplitSpec = SplitSpec()
+    prompt: PromptFormat | None = None
+    """How the method `prompt` asks; no part of what the examples are."""
 
 
 FACTS_SHARES = {"supervise": 0.28125, "transfer": 0.28125, "validation": 0.0625, "test": 0.375}
@@ -182,6 +212,7 @@ class FactsTask(TaskBase):
 
     source: Literal["facts"]
     splits: SplitSpec = SplitSpec.model_validate(FACTS_SHARES)
+    prompt: PromptFormat | None = PromptFormat(template="{text}:", answers=(" no", " yes"), separator=". ")
     world_seed: int = 0
 
     @field_validator("splits", mode="before")
@@ -315,6 +346,76 @@ class FinetuneRun(Config):
     train_part: str
     """"supervise" or "transfer/K"."""
     seed: int
+    states_labels: bool = False
+    """Whether every text ends in a sentence that states its weak label (trivial imitation)."""
 
 
-RunSpec = Annotated[TokenizerRun | PretrainRun | FinetuneRun, Field(discriminator="kind")]
+class GenerativeRun(Config):
+    """Finetune a model as a language model on a task's texts; labels are not looked at."""
+
+    kind: Literal["generative"] = "generative"
+    task: TaskSpec
+    model: ModelSource | None
+    settings: FinetuneSettings
+    parts: tuple[str, ...]
+    """Parts whose texts are read."""
+    seed: int
+
+
+Layer = int | Literal["middle"]
+"""Which hidden state: 0 is the embeddings', -1 the last one, which a head reads; `middle` is layers // 2."""
+
+
+class ActivationsRun(Config):
+    """Hidden states of a model on all examples of a task."""
+
+    kind: Literal["activations"] = "activations"
+    task: TaskSpec
+    model: ModelSource | None
+    layer: Layer
+    settings: FinetuneSettings
+
+
+class ProbeRun(Config):
+    """Logistic regression on stored activations."""
+
+    kind: Literal["probe"] = "probe"
+    task: TaskSpec
+    labels: Literal["weak", "ground_truth"]
+    train_part: str
+    penalty: PositiveFloat
+
+
+class PromptRun(Config):
+    """Ask a causal language model, with or without examples in the prompt; nothing is trained."""
+
+    kind: Literal["prompt"] = "prompt"
+    task: TaskSpec
+    model: ModelSource | None
+    prompt: PromptFormat
+    shots: Annotated[int, Field(ge=0)]
+    labels: Literal["weak", "ground_truth"]
+    """Whose labels the examples in the prompt carry."""
+    train_part: str
+    """Where those examples come from."""
+    settings: FinetuneSettings
+    max_length: PositiveInt
+    """Tokens of a whole prompt; longer ones are cut on the left."""
+    seed: int
+
+
+class LabelsRun(Config):
+    """Labels made from other runs' predictions: ensembles, controls, filters."""
+
+    kind: Literal["labels"] = "labels"
+    task: TaskSpec
+    operation: MethodSpec
+    """The method whose labels these are, without what it does to the student."""
+    train_part: str
+    seed: int
+
+
+RunSpec = Annotated[
+    TokenizerRun | PretrainRun | FinetuneRun | GenerativeRun | ActivationsRun | ProbeRun | PromptRun | LabelsRun,
+    Field(discriminator="kind"),
+]

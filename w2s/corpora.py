@@ -29,6 +29,7 @@ FACTS_VOCABULARY = len(FACTS_TOKENS)
 _BOS_ID, _YES_ID, _NO_ID, _FIRST_ENTITY = 1, 2, 3, 4
 _FIRST_PROPERTY = _FIRST_ENTITY + len(ENTITIES)
 _CHUNK = 1000  # texts handed to the tokenizer at once
+_FIRST_LOOK = 1000  # rows of a file that planning reads
 
 
 def facts_tokenizer() -> "PreTrainedTokenizerFast":
@@ -78,21 +79,45 @@ def read_texts(corpus: TextCorpus) -> list[str]:
     Raises:
         DataError: A file is missing, unreadable, lacks a column, or there is no text at all.
     """
-    texts: list[str] = []
-    for file in corpus.files:
-        if file_kind(Path(file), also=("txt",)) == "txt":
-            table = read_table(Path(file), wanted=("text",), also=("txt",))
-            columns: tuple[str, ...] = ("text",)
-        else:
-            table = read_table(Path(file), wanted=corpus.columns, names=corpus.names)
-            columns = corpus.columns
-        for i in range(len(table)):
-            for column in columns:
-                if table.columns[column][i] is not None and (text := text_of(table, column, i)).strip():
-                    texts.append(text)
+    texts = [text for file in corpus.files for text in _texts_of(corpus, Path(file))]
     if not texts:
         raise DataError(f"corpus: {', '.join(corpus.files)} hold no text in {', '.join(corpus.columns)}")
     return texts
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Refuses what `read_texts` would refuse, for the beginnings of the files.
+
+    Raises:
+        DataError: See `read_texts`.
+    """
+    if not isinstance(corpus, TextCorpus):
+        return
+    any_text = False
+    for file in corpus.files:
+        try:
+            texts = _texts_of(corpus, Path(file), limit=_FIRST_LOOK)
+        except DataError:  # a column of JSONL may appear later on, so the whole file decides
+            texts = _texts_of(corpus, Path(file))
+        any_text = any_text or bool(texts)
+    if not any_text:
+        read_texts(corpus)
+
+
+def _texts_of(corpus: TextCorpus, file: Path, *, limit: int | None = None) -> list[str]:
+    """Texts of one file, or of its first `limit` rows."""
+    if file_kind(file, also=("txt",)) == "txt":
+        columns: tuple[str, ...] = ("text",)
+        table = read_table(file, wanted=columns, also=("txt",), limit=limit)
+    else:
+        columns = corpus.columns
+        table = read_table(file, wanted=columns, names=corpus.names, limit=limit)
+    return [
+        text
+        for i in range(len(table))
+        for column in columns
+        if table.columns[column][i] is not None and (text := text_of(table, column, i)).strip()
+    ]
 
 
 def train_bpe(texts: Sequence[str], vocab_size: int) -> "PreTrainedTokenizerFast":

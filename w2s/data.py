@@ -8,11 +8,11 @@ ladder see the same batches; lengths only decide how a batch is cut into micro-b
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from w2s.config import Form, TaskSpec
 from w2s.errors import DataError
 from w2s.fingerprints import digest, hash_file
 from w2s.flops import Work
+from w2s.hints import default_sentences, hints_fingerprint, with_hints
 from w2s.seeds import Role, stream
 from w2s.tasks import load_task, task_fingerprint
 from w2s.tasks.base import TaskData
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 
 TOKENS_FORMAT = 1
 """Version of the cached token files; a change of layout or of tokenisation raises it."""
+
+
+class Identified(Protocol):
+    """Examples, as far as labels and predictions need to know them: ids and true labels."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def gold(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,19 @@ class Examples:
         index = np.minimum(starts[:, None] + np.arange(longest), ends[:, None] - 1)
         return Batch(ids=self.tokens.ids[index].astype(np.int64), lengths=lengths)
 
+    def without(self, ids: Collection[str]) -> "Examples":
+        """These examples but for some.
+
+        Raises:
+            DataError: None is left.
+        """
+        if not ids:
+            return self
+        kept = np.array([example_id not in ids for example_id in self.ids], dtype=bool)
+        if not kept.any():
+            raise DataError(f"none of the {len(self)} examples to learn from has a label")
+        return Examples(self.form, self.ids[kept], self.gold[kept], self.tokens, self.rows[kept])
+
     def work(self) -> Work:
         """Tokens of one pass over these examples."""
         lengths = self.tokens.lengths[self.rows]
@@ -147,7 +170,7 @@ class TokenisedTask:
         )
 
 
-def attach_weak_labels(examples: Examples, labels: pl.DataFrame) -> np.ndarray:
+def attach_weak_labels(examples: Identified, labels: pl.DataFrame) -> np.ndarray:
     """The supervisor's P(class 1) for each example, found by id; float32, shape [examples].
 
     Args:
@@ -165,7 +188,7 @@ def attach_weak_labels(examples: Examples, labels: pl.DataFrame) -> np.ndarray:
     missing = found.filter(pl.col("p").is_null() | pl.col("p").is_nan())["example_id"]
     if len(missing):
         raise DataError(
-            f"{len(missing)} of {len(examples)} examples have no weak label, the first: "
+            f"{len(missing)} of {len(examples.ids)} examples have no weak label, the first: "
             f"{_first_ids(missing.to_list())}; the supervisor's predictions must come from the same task and splits"
         )
     p = found["p"].to_numpy().astype(np.float32)
@@ -175,14 +198,42 @@ def attach_weak_labels(examples: Examples, labels: pl.DataFrame) -> np.ndarray:
     return p
 
 
+def unlabelled(labels: pl.DataFrame) -> set[str]:
+    """Ids of the examples that are there without a label: rows that a filter or a control took out."""
+    return set(labels.filter(pl.col("p").is_null())["example_id"])
+
+
+def load_examples(spec: TaskSpec) -> TaskData:
+    """A task's examples, from this process's memory if it has read them before."""
+    return _TASKS.get(task_fingerprint(spec, hash_file=hash_once), lambda: load_task(spec))
+
+
 def load_tokenised(
-    spec: TaskSpec, tokenizer: "PreTrainedTokenizerBase", *, max_length: int, cache_dir: Path
+    spec: TaskSpec,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    cache_dir: Path,
+    stated_labels: pl.DataFrame | None = None,
 ) -> TokenisedTask:
-    """A task's examples and tokens, from this process's memory or the disk where they were made before."""
-    fingerprint = task_fingerprint(spec, hash_file=hash_once)
-    data = _TASKS.get(fingerprint, lambda: load_task(spec))
-    key = digest([TOKENS_FORMAT, fingerprint, tokenizer_fingerprint(tokenizer), max_length, data.form])
-    tokens = _TOKENS.get(key, lambda: _cached_tokens(data, tokenizer, max_length, cache_dir / "tokens" / f"{key}.npz"))
+    """A task's examples and tokens, from this process's memory or the disk where they were made before.
+
+    Args:
+        stated_labels: Columns `example_id` and `p`: labels that every text but those of `supervise` is to state in a
+            sentence at its end (`w2s.hints`). Long texts are then cut on the left, so that the sentence stays.
+    """
+    data = load_examples(spec)
+    task = task_fingerprint(spec, hash_file=hash_once)
+    content: list[Any] = [TOKENS_FORMAT, task, tokenizer_fingerprint(tokenizer), max_length, data.form]
+    keep_end = data.form == "compare"
+    if stated_labels is not None:
+        sentences = default_sentences(spec)
+        labels = dict(zip(stated_labels["example_id"], stated_labels["p"], strict=True))
+        content.append(hints_fingerprint(labels, sentences=sentences))
+        data, keep_end = with_hints(data, labels, sentences=sentences), True
+    key = digest(content)
+    path = cache_dir / "tokens" / f"{key}.npz"
+    tokens = _TOKENS.get(key, lambda: _cached_tokens(data, tokenizer, max_length, path, keep_end=keep_end))
     return TokenisedTask(data, tokens)
 
 
@@ -194,12 +245,18 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def tokenise(data: TaskData, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Tokens:
+def tokenise(
+    data: TaskData, tokenizer: "PreTrainedTokenizerBase", max_length: int, *, keep_end: bool | None = None
+) -> Tokens:
     """Tokens of every example in the order of the frame.
 
     Longer texts are cut to `max_length` tokens: on the right for `classify`, on the left for `compare`, where the
-    reply stands at the end. Special tokens that the tokenizer puts around a text stay.
+    reply stands at the end, or as `keep_end` says. Special tokens that the tokenizer puts around a text stay.
+
+    Raises:
+        DataError: The tokenizer knows none of the words of more than half of the texts.
     """
+    keep_end = data.form == "compare" if keep_end is None else keep_end
     if data.form == "compare":
         prompts = data.frame["prompt"].to_list()
         replies = zip(data.frame["first"].to_list(), data.frame["second"].to_list(), strict=True)
@@ -211,17 +268,36 @@ def tokenise(data: TaskData, tokenizer: "PreTrainedTokenizerBase", max_length: i
         verbose=False,
     )  # fmt: skip
     rows: list[Sequence[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
+    _refuse_empty(texts, rows, encoded["special_tokens_mask"], tokenizer)  # pyright: ignore[reportArgumentType]
     cut = np.zeros(len(rows), dtype=bool)
     for i, row in enumerate(rows):
         if len(row) > max_length:
             special: Sequence[int] = encoded["special_tokens_mask"][i]  # pyright: ignore
-            rows[i], cut[i] = shorten(row, special, max_length, keep_end=data.form == "compare"), True
+            rows[i], cut[i] = shorten(row, special, max_length, keep_end=keep_end), True
         elif not row:
             rows[i] = [_stand_in(tokenizer)]
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets, cut)
+
+
+def _refuse_empty(
+    texts: Sequence[str], rows: Sequence[Sequence[int]], special: Sequence[Sequence[int]], tokenizer: Any
+) -> None:
+    """Models would learn from nothing, and all would look well."""
+    unknown = tokenizer.unk_token_id
+    empty = [
+        i
+        for i, (row, flags) in enumerate(zip(rows, special, strict=True))
+        if texts[i].strip() and all(flag or token == unknown for token, flag in zip(row, flags, strict=True))
+    ]
+    if 2 * len(empty) > len(texts):
+        raise DataError(
+            f"{len(empty):,} of {len(texts):,} texts become no token, or only unknown ones, such as"
+            f" {texts[empty[0]][:60]!r}: the tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'the model'}"
+            f" ({len(tokenizer):,} tokens) is not the one that its model was trained with, or of another language"
+        )
 
 
 def shorten(row: Sequence[int], special: Sequence[int], max_length: int, *, keep_end: bool) -> Sequence[int]:
@@ -328,13 +404,13 @@ def hash_once(path: Path) -> str:
     return _hash_stamped(str(path), stat.st_size, stat.st_mtime_ns)
 
 
-def _cached_tokens(data: TaskData, tokenizer: Any, max_length: int, path: Path) -> Tokens:
+def _cached_tokens(data: TaskData, tokenizer: Any, max_length: int, path: Path, *, keep_end: bool) -> Tokens:
     try:
         with np.load(path) as stored:
             return Tokens(stored["ids"], stored["offsets"], stored["cut"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or damaged: a cache may always be made again
-    tokens = tokenise(data, tokenizer, max_length)
+    tokens = tokenise(data, tokenizer, max_length, keep_end=keep_end)
     with appearing_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, ids=tokens.ids, offsets=tokens.offsets, cut=tokens.cut)
     return tokens

@@ -107,7 +107,7 @@ def finetune(
     order = BatchOrder(len(train), settings.batch_size, settings.epochs, seed)
     warmup = warmup_steps(order.steps, settings.warmup_fraction)
     weak = method.prepare(torch.from_numpy(labels.astype(np.float32)).to(device))
-    prior = float(weak.mean())
+    prior, spread = float(weak.mean()), float(np.median(np.abs(weak.cpu().numpy() - 0.5)))
     optimiser = FlatAdamW(
         scorer.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
     )
@@ -125,7 +125,7 @@ def finetune(
         positions = order.positions(state.step)
         if settings.dropout > 0:
             torch.manual_seed(torch_seed(seed, Role.DROPOUT, state.step * shard.world + shard.rank))
-        moment = Moment(step_fraction=state.step / order.steps, weak_prior=prior)
+        moment = Moment(step_fraction=state.step / order.steps, weak_prior=prior, weak_spread=spread)
         optimiser.zero_grad()
         loss = batch_step(positions, weak[torch.from_numpy(positions).to(device)], moment)
         state.loss_sum += shard.sum(loss)

@@ -2,9 +2,11 @@
 
 Both forms of task end in one number per example, the log-odds z of class 1: `logit_1 - logit_0` for `classify`,
 `score(second) - score(first)` for `compare` (Bradley-Terry). So they share every loss. In this file `z` and `weak`
-have shape [batch]; inputs of half precision are computed in float32.
+have shape [batch]; f = sigmoid(z) is the student's P(class 1); losses are in nats; inputs of half precision are
+computed in float32.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -12,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Balance = Literal["half", "weak_prior", "weak_batch"]
+
+MAX_LOG_ODDS = 16.0
+"""Largest log-odds that a label is read as: about what float32 resolves below a probability of 1."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -88,3 +93,109 @@ def confidence_targets(
     weak = at_least_float32(weak.detach())
     share = {"half": 0.5, "weak_prior": weak_prior, "weak_batch": weak.mean()}[balance]
     return (1 - weight) * weak + weight * harden(student, share).to(weak.dtype)
+
+
+def center_log_odds(weak: Tensor) -> Tensor:
+    """Labels whose log-odds are shifted to a mean of 0, shape [examples].
+
+    A supervisor that favours one class everywhere no longer passes that on. The log-odds of labels close to 0 and 1
+    are clipped to +-`MAX_LOG_ODDS` first, so that no label, certain as it may be, decides the mean alone.
+
+    Args:
+        weak: Weak labels, P(class 1), of all examples to be centred together, shape [examples].
+
+    Source: the option `balance_batch` of EleutherAI/w2s, which does this within each batch.
+    """
+    log_odds = torch.logit(at_least_float32(weak.detach())).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
+    return torch.sigmoid(log_odds - log_odds.mean())
+
+
+def product_targets(weak: Tensor, student: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
+    """The weak label times the student's own prediction, `f^beta w^alpha` per class, renormalised.
+
+    In log-odds that is `beta z + alpha logit(w)`. A weak label of exactly 0 or 1 stays what it is: certainty times
+    anything is certainty. No gradient flows through the student's prediction.
+
+    Args:
+        weak: Weak labels, P(class 1), shape [batch].
+        student: The student's log-odds on the same examples, shape [batch].
+        alpha: Exponent of the weak label, > 0.
+        beta: Exponent of the student's prediction, >= 0; 0 leaves the (tempered) weak label.
+
+    Returns:
+        Targets in [0, 1], shape [batch].
+
+    Source: Burns et al. 2023 (arXiv:2312.09390), appendix B; openai/weak-to-strong, `product_loss_fn`.
+    """
+    weak, student = at_least_float32(weak.detach()), at_least_float32(student.detach())
+    return torch.sigmoid(beta * student + alpha * torch.logit(weak))
+
+
+def entropy(z: Tensor) -> Tensor:
+    """Entropy of each prediction, `-f log f - (1 - f) log(1 - f)`, in nats, shape [batch]. Gradient flows.
+
+    Its derivative is `-z f (1 - f)`: going downhill raises |z|. In the form `softplus(-|z|) + |z| sigmoid(-|z|)`
+    nothing overflows or cancels.
+    """
+    size = at_least_float32(z).abs()
+    return F.softplus(-size) + size * torch.sigmoid(-size)
+
+
+def negative_square(z: Tensor) -> Tensor:
+    """`-(f - 1/2)^2` of each prediction, shape [batch]: 0 for an undecided student, -1/4 for a certain one."""
+    return -((torch.sigmoid(at_least_float32(z)) - 0.5) ** 2)
+
+
+def kl_divergence(z: Tensor, target: Tensor) -> Tensor:
+    """KL divergence of the prediction from the target, `CE(f, target) - H(target)`, in nats, shape [batch].
+
+    Its gradient is that of the cross-entropy; its minimum, at f = target, is 0, so that losses on labels of different
+    certainty can be compared.
+
+    Args:
+        z: Log-odds of class 1, shape [batch].
+        target: Probability of class 1 to be learned, in [0, 1], shape [batch]. No gradient flows into it.
+    """
+    z = at_least_float32(z)
+    target = target.detach().to(z.dtype)
+    return cross_entropy(z, target) - torch.special.entr(target) - torch.special.entr(1 - target)
+
+
+def windowed_cross_entropy(z: Tensor, target: Tensor, *, radius: float) -> Tensor:
+    """Cross-entropy where the student is undecided, `max(f, 1 - f) < 1/2 + radius`, and 0 elsewhere, shape [batch].
+
+    The caller divides the sum by the number of all examples, in the window or not. Each example is judged by the
+    prediction that it is trained on, without gradient, so batches may be cut anywhere. The bound is applied in
+    log-odds, `|z| < log((1/2 + radius) / (1/2 - radius))`, where no f rounds to 1.
+
+    Args:
+        z: Log-odds of class 1, shape [batch].
+        target: Probability of class 1 to be learned, in [0, 1], shape [batch]. No gradient flows into it.
+        radius: In [0, 1/2]; 0 leaves no example, 1/2 all of them.
+
+    Source: the confidence window of EleutherAI/w2s and its report of June 2024.
+    """
+    z = at_least_float32(z)
+    bound = math.log((0.5 + radius) / (0.5 - radius)) if radius < 0.5 else math.inf
+    outside = z.detach().abs() >= bound  # false for NaN, which must show in the loss
+    return torch.where(outside, torch.zeros_like(z), cross_entropy(z, target))
+
+
+def generalised_cross_entropy(z: Tensor, target: Tensor, *, q: float) -> Tensor:
+    """`(1 - f_y^q) / q` with f_y the predicted probability of label y, expected over y, shape [batch].
+
+    Between cross-entropy (q towards 0) and the mean absolute error `1 - f_y` (q = 1), which labels that are wrong
+    pull at less: the gradient of cross-entropy is weighted by `f_y^q`. A soft target is an expectation,
+    `target L(f_1) + (1 - target) L(f_0)`; the source has hard labels only.
+
+    Args:
+        z: Log-odds of class 1, shape [batch].
+        target: Probability of class 1 to be learned, in [0, 1], shape [batch]. No gradient flows into it.
+        q: In (0, 1].
+
+    Source: Zhang & Sabuncu 2018 (arXiv:1805.07836), equation 6; tried by Burns et al. 2023, appendix B.
+    """
+    z = at_least_float32(z)
+    target = target.detach().to(z.dtype)
+    if_1, if_0 = (-torch.expm1(q * F.logsigmoid(side)) / q for side in (z, -z))
+    return target * if_1 + (1 - target) * if_0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,27 @@ class Scorer(nn.Module):
         if lengths is None:
             return hidden[:, -1]
         return hidden[torch.arange(ids.shape[0], device=ids.device), lengths - 1]
+
+    def hidden(self, batch: Batch, layer: int) -> Tensor:
+        """Hidden state of each row where the head would read it, float32, shape [B, D].
+
+        Args:
+            batch: Token rows.
+            layer: Index into `hidden_states` of transformers: 0 is the embeddings; -1 is what the head reads, which
+                for an encoder with a pretrained pooler is the pooled output and not a hidden state.
+        """
+        ids, lengths = _to_device(batch, self.device)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            if layer == -1:
+                return self._features(ids, lengths).float()
+            at_end = batch.lengths - 1 if self.kind == "causal" else np.zeros_like(batch.lengths)
+            read_at = torch.from_numpy(at_end).to(self.device)
+            mask = None
+            if lengths is not None:
+                mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+            options = {"use_cache": False} if self.kind == "causal" else {}
+            outputs = self.body(input_ids=ids, attention_mask=mask, output_hidden_states=True, **options)
+            return outputs.hidden_states[layer][torch.arange(ids.shape[0], device=ids.device), read_at].float()
 
     def sizes(self) -> MatmulSizes:
         """Weights that a token and a sequence are multiplied with, adapters left out."""

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from w2s.data import Examples, inference_batches
+from w2s.data import Examples, Identified, inference_batches
 from w2s.distributed import WHOLE, Shard
 from w2s.models import Scorer
 
@@ -82,7 +82,7 @@ def mean_cross_entropy(log_odds: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean(np.logaddexp(0.0, z) - target * z))
 
 
-def predictions_table(evaluations: Iterable[Evaluation], splits: Mapping[str, Examples]) -> pl.DataFrame:
+def predictions_table(evaluations: Iterable[Evaluation], splits: Mapping[str, Identified]) -> pl.DataFrame:
     """One row per example and evaluation, sorted by (split, step, example_id).
 
     `prediction` is 1 where `p` exceeds 1/2, so that an undecided model predicts class 0.
@@ -90,19 +90,35 @@ def predictions_table(evaluations: Iterable[Evaluation], splits: Mapping[str, Ex
     frames = [pl.DataFrame(schema=SCHEMA)]
     for evaluation in evaluations:
         for split, log_odds in evaluation.log_odds.items():
-            examples = splits[split]
-            p = probabilities(log_odds)
-            prediction = (p > 0.5).astype(np.int8)
-            frame = pl.DataFrame(
-                {
-                    "example_id": examples.ids.tolist(),
-                    "split": [split] * len(p),
-                    "step": np.full(len(p), evaluation.step),
-                    "gold": examples.gold,
-                    "prediction": prediction,
-                    "correct": prediction == examples.gold,
-                    "p": p,
-                }
-            )
-            frames.append(frame.cast(SCHEMA))  # pyright: ignore[reportArgumentType]
+            frames.append(_split_table(split, evaluation.step, splits[split], probabilities(log_odds)))
     return pl.concat(frames).sort("split", "step", "example_id")
+
+
+def labels_table(labels: Mapping[str, np.ndarray], splits: Mapping[str, Identified]) -> pl.DataFrame:
+    """Labels that no model gave, in the form of predictions at step 0.
+
+    Args:
+        labels: P(class 1) per split, shape [examples of the split]; NaN on rows that are not to be learned from. Those
+            get a null `p`, and no verdict: `prediction` is 0 there.
+        splits: Ids and true labels, in the same order.
+    """
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    frames += [
+        _split_table(split, 0, splits[split], p).with_columns(pl.col("p").fill_nan(None)) for split, p in labels.items()
+    ]
+    return pl.concat(frames).sort("split", "step", "example_id")
+
+
+def _split_table(split: str, step: int, examples: Identified, p: np.ndarray) -> pl.DataFrame:
+    prediction = (p > 0.5).astype(np.int8)
+    return pl.DataFrame(
+        {
+            "example_id": examples.ids.tolist(),
+            "split": [split] * len(p),
+            "step": np.full(len(p), step),
+            "gold": examples.gold,
+            "prediction": prediction,
+            "correct": prediction == examples.gold,
+            "p": p,
+        }
+    ).cast(SCHEMA)  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,8 @@ class Role(IntEnum):
     WORLD = 6
     CORPUS = 7
     ADAPTER = 8
+    SHOTS = 9
+    LABELS = 10
 
 
 def stream(seed: int, role: Role, index: int = 0) -> np.random.Generator:

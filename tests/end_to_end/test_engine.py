@@ -35,6 +35,7 @@ def test_out_of_memory_halves_the_micro_batch_and_a_dying_process_is_reported(ti
             history=pl.DataFrame(),
             predictions=pl.DataFrame({"example_id": ["a"], "split": ["test"], "step": [1], "p": [0.5]}),
             save_weights=lambda folder: (folder.mkdir(), (folder / "w").write_text("")),
+            save_activations=None,
         )
 
     outcome = run_plan(plan, set(plan.runs), store, Compute(retries=2), science=science)

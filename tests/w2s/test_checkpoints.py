@@ -61,6 +61,7 @@ def embeddings(model):
 
 def save(model, folder: Path, **options) -> str:
     model.save_pretrained(folder, **options)
+    (folder / "tokenizer.json").write_text("{}")
     return str(folder)
 
 

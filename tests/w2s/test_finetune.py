@@ -12,7 +12,7 @@ from w2s.config import ModelSource
 from w2s.data import load_tokenised
 from w2s.errors import OutOfMemoryError, TrainingError
 from w2s.finetune import HERE, Placement, finetune
-from w2s.methods import Confidence, Naive
+from w2s.methods import Confidence, LossMethod, Naive, Product, Window
 from w2s.models import load_scorer, load_tokenizer
 from w2s.runtime import typed_out_of_memory
 
@@ -45,7 +45,9 @@ def final(result) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["classify", "compare"])
 @pytest.mark.parametrize(
-    "method", [Naive(), Confidence(warmup=0.0), Confidence(balance="weak_batch")], ids=["naive", "half", "weak_batch"]
+    "method",
+    [Naive(), Confidence(warmup=0.0), Confidence(balance="weak_batch"), Product(), Window(radius="median")],
+    ids=["naive", "half", "weak_batch", "product", "window"],
 )
 @pytest.mark.parametrize("micro_batch_size", [1, 8])
 def test_the_cut_into_micro_batches_does_not_change_the_result(run, method, micro_batch_size, form):
@@ -71,6 +73,23 @@ def test_thresholds_are_taken_over_the_whole_batch_however_it_is_cut(run, micro_
     run(Spy(max_weight=1.0, warmup=0.0), epochs=1, micro_batch_size=micro_batch_size)
     assert len(seen) == 6  # 96 examples in batches of 16
     assert set(seen) == {(16, 8)}
+
+
+def test_methods_know_the_mean_and_the_spread_of_the_labels_that_they_prepared(run):
+    seen = set()
+
+    class Spy(Naive):
+        name = "spy"
+
+        def prepare(self, weak):
+            return torch.linspace(0.5, 0.9, len(weak))
+
+        def loss(self, z, targets, moment):
+            seen.add((round(moment.weak_prior, 5), round(moment.weak_spread, 5)))
+            return super().loss(z, targets, moment)
+
+    run(Spy(), epochs=1)
+    assert seen == {(0.7, 0.2)}
 
 
 def test_an_undecided_model_hardens_half_of_its_first_batch(run):

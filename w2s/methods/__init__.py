@@ -1,6 +1,5 @@
 """How a student learns from weak labels: `METHODS` has all there are, by name."""
 
-from w2s.methods import loss_methods  # noqa: F401  (registers)
 from w2s.methods.base import (
     METHODS,
     ORACLE_MARK,
@@ -13,17 +12,48 @@ from w2s.methods.base import (
     method_label,
     register,
 )
-from w2s.methods.loss_methods import Confidence, Naive
+from w2s.methods.loss_methods import Confidence, Entropy, GeneralisedCe, Kl, Naive, Product, Window
+from w2s.methods.procedures import (
+    Bootstrap,
+    Control,
+    EarlyStop,
+    EasyToHard,
+    Ensemble,
+    Filter,
+    Generative,
+    Imitation,
+    Probe,
+    Procedure,
+    Prompt,
+    Relabel,
+)
 
 __all__ = [
     "METHODS",
     "ORACLE_MARK",
+    "Bootstrap",
     "Confidence",
+    "Control",
+    "EarlyStop",
+    "EasyToHard",
+    "Ensemble",
+    "Entropy",
+    "Filter",
+    "GeneralisedCe",
+    "Generative",
+    "Imitation",
+    "Kl",
     "LossMethod",
     "Method",
     "MethodError",
     "Moment",
     "Naive",
+    "Probe",
+    "Procedure",
+    "Product",
+    "Prompt",
+    "Relabel",
+    "Window",
     "as_method_spec",
     "build_method",
     "method_label",

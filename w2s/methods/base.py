@@ -9,7 +9,7 @@ Torch is imported only when a method computes: planning a sweep reads this regis
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
@@ -31,7 +31,9 @@ class Moment:
     step_fraction: float
     """Share of the optimisation steps done, in [0, 1): 0 at the first step."""
     weak_prior: float
-    """Mean label over the training part, after `Method.prepare`."""
+    """Mean label over the training part, after `LossMethod.prepare`."""
+    weak_spread: float
+    """Median of |label - 1/2| over the training part, after `LossMethod.prepare`, in [0, 1/2]."""
 
 
 class Method(Config):
@@ -83,11 +85,12 @@ class LossMethod(Method):
         return cross_entropy(z, targets)
 
 
+M = TypeVar("M", bound=Method)
 METHODS: dict[str, type[Method]] = {}
 ORACLE_MARK = " [oracle]"
 
 
-def register(method: type[Method]) -> type[Method]:
+def register(method: type[M]) -> type[M]:
     """Class decorator that makes a method known under its `name`."""
     if method.name in METHODS:
         raise ValueError(f"two methods are called {method.name!r}: {METHODS[method.name]} and {method}")
@@ -132,7 +135,8 @@ def method_label(method: Method) -> str:
 
     A method that looks at ground truth is marked, so that no table or plot can show it without the mark.
     """
-    fields = type(method).model_fields
+    # What a procedure does comes before what it does it to.
+    fields = dict(sorted(type(method).model_fields.items(), key=lambda field: field[0] == "student"))
     changed = {key: getattr(method, key) for key in fields if getattr(method, key) != fields[key].default}
     shown = ", ".join(f"{key}={_shown(value)}" for key, value in changed.items())
     label = f"{method.name}({shown})" if changed else method.name

@@ -59,7 +59,7 @@ def load_task(spec: TaskSpec) -> TaskData:
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     """Hash of everything that determines a task's examples and parts; no row is read.
 
-    It covers the spec but for the task's name, the bytes of the files but not where they lie, a dataset's commit, and
+    It covers the spec but for the task's name and prompt, the bytes of the files but not where they lie, a dataset's commit, and
     the version of this loader.
 
     Args:
@@ -69,7 +69,7 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     Raises:
         DataError: A file is missing, or a dataset's commit cannot be found out.
     """
-    content = {"spec": spec.model_dump(mode="json", exclude={"name"}), "loader": LOADER_VERSION}
+    content = {"spec": spec.model_dump(mode="json", exclude={"name", "prompt"}), "loader": LOADER_VERSION}
     match spec:
         case FactsTask():
             pass

@@ -4,6 +4,7 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -81,7 +82,12 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def read_table(
-    path: Path, *, wanted: Collection[str], names: Sequence[str] | None = None, also: tuple[str, ...] = ()
+    path: Path,
+    *,
+    wanted: Collection[str],
+    names: Sequence[str] | None = None,
+    also: tuple[str, ...] = (),
+    limit: int | None = None,
 ) -> Table:
     """Read the wanted columns of one file.
 
@@ -93,6 +99,7 @@ def read_table(
         wanted: Columns to keep.
         names: Column names, for CSV and TSV files without a header.
         also: ("txt",) where lines of text will do.
+        limit: No more than this many rows (or, of JSONL, lines), for a first look.
 
     Raises:
         DataError: The file is missing, empty, damaged, cannot be parsed (naming the line), or lacks a wanted column.
@@ -101,14 +108,14 @@ def read_table(
     kind = file_kind(path, also=also)
     with _readable(path):
         if kind == "parquet":
-            return _read_parquet(path, wanted)
+            return _read_parquet(path, wanted, limit)
         if kind == "jsonl":
-            return _read_jsonl(path, wanted)
+            return _read_jsonl(path, wanted, limit)
         if kind == "txt":
             rows = ((number, [line]) for number, line in _lines(path) if line.strip())
-            return _from_rows(path, rows, ["text"], wanted)
+            return _from_rows(path, rows, ["text"], wanted, limit)
         rows = _csv_rows(path) if kind == "csv" else _tsv_rows(path)
-        return _from_rows(path, rows, None if names is None else list(names), wanted)
+        return _from_rows(path, rows, None if names is None else list(names), wanted, limit)
 
 
 def require_columns(source: str, wanted: Iterable[str], present: Collection[str]) -> None:
@@ -183,7 +190,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _from_rows(
-    path: Path, rows: Iterator[tuple[int, list[str]]], names: list[str] | None, wanted: Collection[str]
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    names: list[str] | None,
+    wanted: Collection[str],
+    limit: int | None,
 ) -> Table:
     if names is None:
         names = next(rows, (0, None))[1]
@@ -200,7 +211,7 @@ def _from_rows(
     places = {name: names.index(name) for name in wanted}
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     numbers: list[int] = []
-    for number, cells in rows:
+    for number, cells in itertools.islice(rows, limit):
         if len(cells) != len(names):
             expected = f"{len(names)} ({', '.join(names)})"
             raise DataError(f"{path}, line {number}: {len(cells)} cells where {expected} are expected")
@@ -212,11 +223,11 @@ def _from_rows(
     return Table(str(path), columns, numbers, "line")
 
 
-def _read_jsonl(path: Path, wanted: Collection[str]) -> Table:
+def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Table:
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     numbers: list[int] = []
     present: set[str] = set()
-    for number, line in _lines(path):
+    for number, line in itertools.islice(_lines(path), limit):
         if not line.strip():
             continue
         try:
@@ -235,9 +246,9 @@ def _read_jsonl(path: Path, wanted: Collection[str]) -> Table:
     return Table(str(path), columns, numbers, "line")
 
 
-def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
+def _read_parquet(path: Path, wanted: Collection[str], limit: int | None) -> Table:
     require_columns(str(path), wanted, pl.read_parquet_schema(path))
-    frame = pl.read_parquet(path, columns=sorted(wanted))
+    frame = pl.read_parquet(path, columns=sorted(wanted), n_rows=limit)
     if frame.is_empty():
         raise DataError(f"{path}: the file has no rows")
     return Table(str(path), frame.to_dict(as_series=False), range(1, frame.height + 1), "row")

@@ -1,0 +1,1 @@
+"""Operations on weak labels, before a student learns from them."""
