@@ -6,13 +6,12 @@ Shapes: n examples of all parts, D the hidden size.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 
-from w2s.config import FinetuneSettings, ModelSource
+from w2s.config import FinetuneSettings, Layer, ModelSource
 from w2s.data import Examples, TokenisedTask, inference_batches
 from w2s.errors import DataError, ModelError
 from w2s.flops import MatmulSizes, Work
@@ -21,9 +20,6 @@ from w2s.predict import token_budget
 
 FEATURES_FILE = "features.npy"
 INDEX_FILE = "index.parquet"
-
-Layer = int | Literal["middle"]
-"""Index into transformers' `hidden_states`: 0 is the embeddings, -1 what the head reads; "middle" is layers // 2."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ def _features(scorer: Scorer, examples: Examples, layer: int, budget: int) -> np
         hidden = scorer.hidden(examples.batch(positions), layer)
         if examples.form == "compare":
             first, second = hidden.chunk(2)
-            hidden = first - second
+            hidden = second - first
         if features is None:  # the width of a layer may differ from what the head reads
             features = np.empty((len(examples), hidden.shape[1]), dtype=np.float32)
         features[positions] = hidden.cpu().numpy()

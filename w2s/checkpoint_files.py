@@ -50,7 +50,13 @@ def read_checkpoint_files(
     local = _local_folder(path)
     folder = local or _cached_snapshot(path, revision)
     if folder is None:
-        commit = resolve_revision(path, revision, repo_type="model")
+        try:
+            commit = resolve_revision(path, revision, repo_type="model")
+        except ModelError as error:
+            parent = Path(path).parent
+            if "/" in path and parent.is_dir():  # a folder was meant, and not org/model of the hub
+                raise ModelError(f"model {path}: no such folder in {parent}/, nor on the Hugging Face hub") from error
+            raise
         config = _download_config(path, commit)
         kind = model_kind(path, config)
         return CheckpointFiles(config, kind, _hub_shapes(path, commit, kind, allow_pickle=allow_pickle), commit)
@@ -88,7 +94,9 @@ def _local_folder(path: str) -> Path | None:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+    if folder.is_file():
+        raise ModelError(f"model {path}: is a file; name the folder that holds config.json, weights and tokenizer")
+    if folder.is_absolute() or path.startswith((".", "~")) or path.endswith("/") or path.count("/") > 1:
         raise ModelError(f"model {path}: no such folder")
     return None
 

@@ -275,7 +275,7 @@ def tokenise(
             special: Sequence[int] = encoded["special_tokens_mask"][i]  # pyright: ignore
             rows[i], cut[i] = shorten(row, special, max_length, keep_end=keep_end), True
         elif not row:
-            rows[i] = [_stand_in(tokenizer)]
+            rows[i] = [stand_in_token(tokenizer)]
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(offsets[-1]))
@@ -416,7 +416,7 @@ def _cached_tokens(data: TaskData, tokenizer: Any, max_length: int, path: Path, 
     return tokens
 
 
-def _stand_in(tokenizer: Any) -> int:
+def stand_in_token(tokenizer: Any) -> int:
     """A token for an empty text, so that there is a last token to read."""
     for token in (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id):
         if token is not None:

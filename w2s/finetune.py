@@ -1,6 +1,5 @@
 """The finetuning loop: ground truth or weak labels in, evaluations and a loss history out."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,10 @@ from w2s.seeds import Role, torch_seed
 
 COMPILED_LENGTH_MULTIPLE = 32
 """Compiled models see padded lengths of this multiple, so that they are compiled for few shapes."""
+
+
+DIVERGED_LOSS = 50.0
+"""Nats per example, on average; a model that knows nothing has 0.69, so this one is sure of the wrong class."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def finetune(
             }
             state.evaluations.append(Evaluation(state.step, log_odds))
             row = _history_row(state, order.steps, settings.learning_rate * factor)
-            _refuse_not_finite(row, state, order.steps, settings.learning_rate)
+            _refuse_diverged(row, state, order.steps, settings.learning_rate)
             if "validation" in log_odds:
                 row |= _validation_losses(log_odds["validation"], splits["validation"].gold, weak_validation)
             state.history.append(row)
@@ -246,12 +249,13 @@ def _validation_losses(log_odds: np.ndarray, gold: np.ndarray, weak: np.ndarray 
     }
 
 
-def _refuse_not_finite(row: Mapping[str, Any], state: _State, steps: int, learning_rate: float) -> None:
-    """Raises TrainingError if the loss or the newest predictions are not numbers."""
+def _refuse_diverged(row: Mapping[str, Any], state: _State, steps: int, learning_rate: float) -> None:
+    """Raises TrainingError if the loss or the newest predictions are not numbers, or beyond all reason."""
     predictions_fine = all(np.isfinite(z).all() for z in state.evaluations[-1].log_odds.values())
-    if math.isfinite(row["train_loss"]) and predictions_fine:
+    if row["train_loss"] <= DIVERGED_LOSS and predictions_fine:
         return
-    what = "predictions are not finite" if math.isfinite(row["train_loss"]) else f"training loss is {row['train_loss']}"
+    loss_fine = row["train_loss"] <= DIVERGED_LOSS  # False for NaN
+    what = "predictions are not finite" if loss_fine else f"training has diverged: its loss is {row['train_loss']:.4g}"
     last_good = state.history[-1]["step"] if state.history else 0
     raise TrainingError(
         f"{what} at step {state.step} of {steps} (all was finite at step {last_good}). The likely cause is a learning "

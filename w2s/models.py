@@ -139,13 +139,13 @@ def load_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase:
     Raises:
         ModelError: There is none, or it cannot be read.
     """
-    key = ("tokenizer", *_identity(source))
+    key = ("tokenizer", *source_identity(source))
     return _TOKENIZERS.get(key, lambda: _read_tokenizer(source))
 
 
 def load_checkpoint_sizes(source: ModelSource) -> Checkpoint:
     """Sizes and kind of a checkpoint, read once per process."""
-    key = ("sizes", *_identity(source))
+    key = ("sizes", *source_identity(source))
     return _CHECKPOINTS.get(
         key, lambda: inspect_checkpoint(source.path, source.revision, allow_pickle=source.allow_pickle)
     )
@@ -247,16 +247,16 @@ def quiet_library() -> Iterator[None]:
 
 def clear_caches() -> None:
     """Forgets all models and tokenizers kept for the next run."""
-    for cache in (_BODIES, _TOKENIZERS, _CHECKPOINTS):
+    for cache in (BODIES, _TOKENIZERS, _CHECKPOINTS):
         cache.clear()
 
 
-_BODIES: RecentlyUsed[tuple[nn.Module, bool]] = RecentlyUsed(4)
+BODIES: RecentlyUsed[tuple[nn.Module, bool]] = RecentlyUsed(4)
 _TOKENIZERS: RecentlyUsed[transformers.PreTrainedTokenizerBase] = RecentlyUsed(4)
 _CHECKPOINTS: RecentlyUsed[Checkpoint] = RecentlyUsed(64)
 
 
-def _identity(source: ModelSource) -> tuple[Any, ...]:
+def source_identity(source: ModelSource) -> tuple[Any, ...]:
     """Key of a source in this process's caches; a local folder that has changed gets another one."""
     stamp = file_stamp(Path(source.path)) if Path(source.path).is_dir() else ()
     return (source, stamp)
@@ -264,23 +264,23 @@ def _identity(source: ModelSource) -> tuple[Any, ...]:
 
 def _pristine_body(source: ModelSource, dropout: float, kind: str) -> tuple[Any, bool]:
     """A fresh copy of a checkpoint's body in float32, and whether it has a pretrained pooler."""
-    key = ("body", *_identity(source), dropout)
-    kept, pooled = _BODIES.get(key, lambda: _read_body(source, dropout, kind), keep=_small_enough)
+    key = ("body", *source_identity(source), dropout)
+    kept, pooled = BODIES.get(key, lambda: _read_body(source, dropout, kind), keep=small_enough)
     # The copy is for training; the kept one stays as it was read, so that no run sees another's weights.
-    return (copy.deepcopy(kept) if _small_enough((kept, pooled)) else kept), pooled
+    return (copy.deepcopy(kept) if small_enough((kept, pooled)) else kept), pooled
 
 
-def _small_enough(kept: tuple[nn.Module, bool]) -> bool:
+def small_enough(kept: tuple[nn.Module, bool]) -> bool:
     return sum(p.numel() * p.element_size() for p in kept[0].parameters()) <= CACHED_BYTES
 
 
 def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Module, bool]:
-    where = _where(source)
+    where = shown_source(source)
     try:
         config = transformers.AutoConfig.from_pretrained(
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-        published = {"architectures": config.architectures, **_set_dropout(config, dropout)}
+        published = {"architectures": config.architectures, **set_dropout(config, dropout)}
         with quiet_library():
             body, info = transformers.AutoModel.from_pretrained(
                 source.path,
@@ -305,7 +305,7 @@ def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Modul
     return body, pooled
 
 
-def _set_dropout(config: Any, dropout: float) -> dict[str, Any]:
+def set_dropout(config: Any, dropout: float) -> dict[str, Any]:
     """Sets every dropout probability of a model's configuration and returns the values that were there.
 
     Dropping whole layers is another thing and is switched off.
@@ -345,7 +345,7 @@ def _read_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the tokenizer of model {_where(source)} cannot be loaded: {error}") from error
+        raise ModelError(f"the tokenizer of model {shown_source(source)} cannot be loaded: {error}") from error
 
 
 def _output_width(body: Any) -> int:
@@ -363,5 +363,5 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | Non
     return ids, lengths
 
 
-def _where(source: ModelSource) -> str:
+def shown_source(source: ModelSource) -> str:
     return source.path + (f" at {source.revision}" if source.revision else "")

@@ -20,11 +20,19 @@ import transformers
 from torch import Tensor, nn
 
 from w2s.config import ModelSource, PromptFormat
-from w2s.data import _stand_in, inference_batches, shorten
+from w2s.data import inference_batches, shorten, stand_in_token
 from w2s.distributed import WHOLE, Shard
 from w2s.errors import DataError, ModelError
 from w2s.flops import MatmulSizes, Work
-from w2s.models import _BODIES, _identity, _set_dropout, _small_enough, _where, load_checkpoint_sizes, quiet_library
+from w2s.models import (
+    BODIES,
+    load_checkpoint_sizes,
+    quiet_library,
+    set_dropout,
+    shown_source,
+    small_enough,
+    source_identity,
+)
 from w2s.predict import MIN_TOKENS_PER_BATCH
 from w2s.seeds import Role, stream
 
@@ -109,12 +117,12 @@ def load_causal_lm(source: ModelSource, device: torch.device, *, dropout: float 
     checkpoint = load_checkpoint_sizes(source)
     if checkpoint.kind != "causal":
         raise ModelError(
-            f"model {_where(source)} is an encoder ({checkpoint.model_type}): prompting and language-model finetuning "
-            "need a causal language model, such as GPT-2, Pythia, Llama or Qwen"
+            f"model {shown_source(source)} is an encoder ({checkpoint.model_type}): prompting and language-model "
+            "finetuning need a causal language model, such as GPT-2, Pythia, Llama or Qwen"
         )
-    key = ("causal language model", *_identity(source), dropout)
-    kept = _BODIES.get(key, lambda: (_read_causal_lm(source, dropout), False), keep=_small_enough)
-    model: Any = copy.deepcopy(kept[0]) if _small_enough(kept) else kept[0]
+    key = ("causal language model", *source_identity(source), dropout)
+    kept = BODIES.get(key, lambda: (_read_causal_lm(source, dropout), False), keep=small_enough)
+    model: Any = copy.deepcopy(kept[0]) if small_enough(kept) else kept[0]
     return model.to(device)
 
 
@@ -309,7 +317,7 @@ def _prompt_tokens(tokenizer: Any, prompts: Sequence[str], room: int, max_length
             )
         if len(row) > room:
             row, truncated = shorten(row, special, room, keep_end=True), truncated + 1
-        rows.append(list(row) or [_stand_in(tokenizer)])
+        rows.append(list(row) or [stand_in_token(tokenizer)])
     return rows, truncated
 
 
@@ -329,12 +337,12 @@ def _work(rows: list[list[int]], *, readings: int) -> Work:
 
 
 def _read_causal_lm(source: ModelSource, dropout: float) -> Any:
-    where = _where(source)
+    where = shown_source(source)
     try:
         config = transformers.AutoConfig.from_pretrained(
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-        published = _set_dropout(config, dropout)
+        published = set_dropout(config, dropout)
         with quiet_library():
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source.path,

@@ -96,6 +96,7 @@ def test_the_last_layer_of_an_encoder_with_a_trained_pooler_is_pooled(checkpoint
     config = transformers.AutoConfig.from_pretrained(checkpoints["bert"])
     model = transformers.BertModel(config).eval()
     model.save_pretrained(tmp_path)
+    load_tokenizer(ModelSource(path=checkpoints["bert"])).save_pretrained(tmp_path)
     scorer = load_scorer(ModelSource(path=str(tmp_path)), form="classify", settings=SETTINGS, seed=0, device=CPU)
     batch = Batch(ids=np.array([[5, 6, 7]]), lengths=np.array([3]))
     with torch.no_grad():

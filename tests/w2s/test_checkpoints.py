@@ -163,7 +163,7 @@ def test_the_fingerprint_covers_config_weights_and_tokenizer_but_not_the_place(l
     (moved / "README.md").write_text("not part of the model")
     assert inspect_checkpoint(str(moved)).fingerprint == base
     seen = {base}
-    (moved / "tokenizer.json").write_text("{}")
+    (moved / "tokenizer.json").write_text("{ }")
     seen.add(inspect_checkpoint(str(moved)).fingerprint)
     seen.add(inspect_checkpoint(edit_config(moved, rms_norm_eps=1e-3)).fingerprint)
     seen.add(inspect_checkpoint(rewrite(moved, lambda t: t["model.norm.weight"].add_(1))).fingerprint)
@@ -178,7 +178,7 @@ def test_hashes_are_asked_of_the_caller(llama):
         return "0"
 
     inspect_checkpoint(str(llama), hash_file=hash_file)
-    assert set(asked) == {"config.json", "model.safetensors"}
+    assert set(asked) == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
 def refused(path, message, **options):
@@ -195,6 +195,18 @@ def test_a_folder_without_config_is_refused(llama, tmp_path):
 
 def test_a_missing_folder_is_refused(tmp_path):
     refused(tmp_path / "gone", "gone: no such folder$")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, llama):
+    """Of GPT-2, transformers would make up a tokenizer without words, and every text would be empty."""
+    (llama / "tokenizer.json").unlink()
+    refused(llama, r"llama: no tokenizer in the folder \(tokenizer\.json")
+    (llama / "tokenizer_config.json").write_text("{}")
+    refused(llama, "no tokenizer in the folder")
+    for name in ("tokenizer.model", "vocab.txt", "spiece.model", "vocab.json"):
+        (llama / name).write_text("")
+        assert inspect_checkpoint(str(llama)).layers == 2
+        (llama / name).unlink()
 
 
 def test_a_folder_without_weights_is_refused(llama):

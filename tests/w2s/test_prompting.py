@@ -238,8 +238,9 @@ def test_encoders_are_refused_by_name(checkpoints):
 
 
 def test_a_checkpoint_without_its_output_head_is_refused(checkpoints, tmp_path):
-    model, _ = loaded(checkpoints["gpt_neox"])
+    model, tokenizer = loaded(checkpoints["gpt_neox"])
     model.base_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"lacks 1 weights .* saved without its output head"):
         load_causal_lm(ModelSource(path=str(tmp_path)), CPU)
 

@@ -7,7 +7,7 @@ import torch
 
 from w2s.activations import extract, load_activations
 from w2s.config import ActivationsRun, ProbeRun, PromptRun
-from w2s.data import attach_weak_labels, load_tokenised
+from w2s.data import attach_weak_labels, load_tokenised, unlabelled
 from w2s.errors import DataError
 from w2s.flops import inference_flops
 from w2s.kinds.common import Inputs, RunResult, history_of, metrics_of, resolved, source_for
@@ -44,12 +44,15 @@ def run_probe(spec: ProbeRun, inputs: Inputs) -> RunResult:
     else:
         if inputs.weak_labels is None:
             raise ValueError("a probe on weak labels needs them in its inputs")
+        train = train.without(unlabelled(inputs.weak_labels))
         labels = attach_weak_labels(train, inputs.weak_labels).astype(np.float64)
     features = activations.of(spec.train_part)
-    if not np.array_equal(features.example_id, train.ids):
+    if not np.array_equal(features.example_id, splits[spec.train_part].ids):
         raise DataError(f"the activations of part {spec.train_part} are not those of the task's examples")
+    # Rows without a label are not learned from.
+    learned = features.features[np.isin(features.example_id, train.ids)]
     # A pair's features are a difference, which changes its sign with the order of the replies; a bias would not.
-    probe = fit_logistic(features.features, labels, penalty=spec.penalty, intercept=spec.task.form == "classify")
+    probe = fit_logistic(learned, labels, penalty=spec.penalty, intercept=spec.task.form == "classify")
     log_odds = {name: probe.log_odds(activations.of(name).features).astype(np.float32) for name in splits}
     table = predictions_table([Evaluation(0, log_odds)], splits)
     return RunResult(metrics=metrics_of(), history=history_of([]), predictions=table)
@@ -101,6 +104,7 @@ def _shots(spec: PromptRun, inputs: Inputs) -> list[Shot]:
     else:
         if inputs.weak_labels is None:
             raise ValueError("weakly labelled shots need weak labels in the inputs")
+        train = train.without(unlabelled(inputs.weak_labels))
         labels = attach_weak_labels(train, inputs.weak_labels)
     chosen = choose_shots(train.ids, labels, spec.shots, spec.seed)
     return [Shot(train.texts[i], int(labels[i] > 0.5)) for i in chosen]

@@ -1,6 +1,6 @@
 """Runs that only compute on tables: labels made from the predictions of other runs (`w2s.labelling`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import polars as pl
 from w2s.activations import load_activations
 from w2s.config import LabelsRun, TaskSpec
 from w2s.data import attach_weak_labels, load_examples
+from w2s.errors import DataError
 from w2s.kinds.common import Inputs, RunResult, history_of, metrics_of
 from w2s.labelling.controls import control_labels
 from w2s.labelling.difficulty import difficulty, easy_rows
@@ -32,6 +33,17 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def without(self, ids: Collection[str]) -> "Part":
+        """These examples but for some.
+
+        Raises:
+            DataError: None is left.
+        """
+        kept = [i for i, example_id in enumerate(self.ids) if example_id not in ids]
+        if not kept:
+            raise DataError(f"none of the {len(self)} examples to learn from has a label")
+        return Part(self.ids[kept], self.gold[kept], [self.texts[i] for i in kept])
 
 
 def examples_of(task: TaskSpec) -> dict[str, Part]:

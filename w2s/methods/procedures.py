@@ -15,7 +15,8 @@ from w2s.methods.base import Method, as_method_spec, build_method, register
 
 def _as_spec(value: Any) -> MethodSpec:
     try:
-        return as_method_spec(value)
+        # One that was made by hand may leave defaults out, which would make it another than the same one written out.
+        return as_method_spec(_written(value) if isinstance(value, MethodSpec) else value)
     except W2SError as error:
         raise ValueError(str(error)) from None
 
@@ -171,6 +172,12 @@ class Ensemble(Procedure):
     rule: Literal["average", "vote"] = "average"
     """Mean of the soft labels, or the share of members that say class 1."""
 
+    @model_validator(mode="after")
+    def _members_are_several(self) -> Self:
+        if isinstance(self.members, tuple) and len(set(self.members)) < max(2, len(self.members)):
+            raise ValueError(f"members are {', '.join(self.members) or 'nobody'}; name two rungs or more, each once")
+        return self
+
 
 @register
 class Control(Procedure):
@@ -237,6 +244,8 @@ class Probe(Procedure):
     def _is_not_its_own_ceiling(self) -> Self:
         if self.labels == "ground_truth" and self.activations == "pretrained" and self.ceiling == "probe":
             raise ValueError("a probe on ground truth would be its own ceiling; write ceiling: finetuned")
+        if self.activations == "pretrained" and self.student != NAIVE:
+            raise ValueError("a student is trained for activations: finetuned only; leave student out")
         return self
 
     @property

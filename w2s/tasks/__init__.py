@@ -59,8 +59,8 @@ def load_task(spec: TaskSpec) -> TaskData:
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     """Hash of everything that determines a task's examples and parts; no row is read.
 
-    It covers the spec but for the task's name and prompt, the bytes of the files but not where they lie, a dataset's commit, and
-    the version of this loader.
+    It covers the spec but for the task's name and prompt, the bytes of the files but not where they lie, a dataset's
+    commit, and the version of this loader.
 
     Args:
         spec: The task.

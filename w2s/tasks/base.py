@@ -41,6 +41,27 @@ class TaskData:
         return rows
 
 
+REASONS: Mapping[str, str] = {
+    "unlabelled": "without a label",
+    "blank": "blank",
+    "same_replies": "with two equal replies",
+    "prompts_differ": "with two prompts",
+    "no_prompt_separator": "without the prompt separator",
+    "related_to_test": "related to the test (same text, prompt, reply or group)",
+    "contradicting_labels": "with contradicting labels",
+    "duplicates": "duplicates",
+    "not_needed": "beyond the sizes asked for",
+}
+"""Why rows are no examples (`TaskData.dropped`), as it is said to people."""
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """For instance "12 duplicates, 3 without a label"; empty if no row was left out."""
+    known = [(reason, dropped[reason]) for reason in REASONS if dropped.get(reason)]
+    known += [(reason, n) for reason, n in dropped.items() if n and reason not in REASONS]
+    return ", ".join(f"{n:,} {REASONS.get(reason, reason)}" for reason, n in known)
+
+
 @dataclass(frozen=True)
 class TaskSummary:
     """What a plan or a report says about a task; every value is JSON-able."""

@@ -8,7 +8,7 @@ import polars as pl
 
 from w2s.config import Form, SplitSpec
 from w2s.errors import DataError
-from w2s.tasks.base import CONTENT_COLUMNS, TaskData, normalise, pair_id, seeded_hash, text_id
+from w2s.tasks.base import CONTENT_COLUMNS, TaskData, left_out, normalise, pair_id, seeded_hash, text_id
 from w2s.tasks.splits import cap, deal, group_rows, part_sizes
 
 
@@ -63,10 +63,21 @@ def build_task(
 
     kept = np.array([i for example_id, i in first.items() if example_id not in contradicting], dtype=np.int64)
     in_pool, in_test = kept[~is_test[kept]], kept[is_test[kept]]
-    sizes = part_sizes(len(in_pool), splits, official_test=test is not None)
-    parts: dict[int, str | None] = dict(
-        zip(in_pool.tolist(), deal(ids[in_pool].tolist(), groups[in_pool], sizes, splits.split_seed), strict=True)
-    )
+    if not len(in_pool):
+        raise DataError(_nothing_left(len(pool), dropped))
+    try:
+        sizes = part_sizes(len(in_pool), splits, official_test=test is not None)
+        pool_parts = deal(
+            ids[in_pool].tolist(),
+            groups[in_pool],
+            sizes,
+            splits.split_seed,
+            tied_by=lambda members: _tied_by(form, [rows[in_pool[i]] for i in members]),
+        )
+    except DataError as error:
+        without = left_out(dropped)
+        raise DataError(f"{error}" + (f". Rows left out before: {without}" if without else "")) from None
+    parts: dict[int, str | None] = dict(zip(in_pool.tolist(), pool_parts, strict=True))
     test_ids = ids[in_test].tolist()
     if isinstance(splits.test, int) and test is not None:
         chosen = cap(test_ids, splits.test, splits.split_seed)
@@ -93,6 +104,31 @@ def _keys(form: Form, row: Row) -> set[str]:
         if prompt := normalise(row.prompt):
             texts.add(f"prompt:{prompt}")
     return texts.union(row.groups)
+
+
+def _nothing_left(pool: int, dropped: Counter[str]) -> str:
+    if dropped["related_to_test"] == pool:
+        return (
+            f"all {pool:,} rows to train on are related to the test (the same text, prompt, reply or group), so none is"
+            " left to train on: give other files for the test, or leave it out, and it is split off"
+        )
+    return f"no row is left to train on; left out: {left_out(dropped)}"
+
+
+def _tied_by(form: Form, rows: list[Row]) -> str:
+    """What most rows of a group have in common, and what can be done about it."""
+    count = Counter(key for row in rows for key in _keys(form, row))
+    key, n = min(count.items(), key=lambda item: (-item[1], item[0]))
+    kind, _, value = key.partition(":")
+    shown = repr(value if len(value) <= 60 else f"{value[:57]}...")
+    if kind.startswith("group"):
+        what, cure = f"the value {shown} in a column of columns.group", "group by a column with more values"
+    else:
+        what, cure = f"the {kind} {shown}", f"bring rows with more different {kind}s"
+        if kind == "reply":
+            cure = "bring rows with more different replies"
+    share = f"all share {what}" if n == len(rows) else f"tied one to the next; {n} share {what}"
+    return f" ({share}). Ask for smaller parts, or {cure}"
 
 
 def _frame(form: Form, examples: list[tuple[str, str, Row]], split_seed: int) -> pl.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 from w2s.config import RowFormat
 from w2s.errors import DataError
+from w2s.tasks.base import left_out
 from w2s.tasks.build import Row
 from w2s.tasks.tables import Table, nearest, text_of
 
@@ -53,8 +54,7 @@ def rows_of(spec: RowFormat, tables: Sequence[Table], dropped: Counter[str]) -> 
     else:
         usable = [row for table in tables for i in range(len(table)) if (row := _pair(spec, table, i, dropped))]
     if not usable:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()) if n)
-        raise DataError(f"{_sources(tables)}: no usable row ({reasons})")
+        raise DataError(f"{_sources(tables)}: no usable row; left out: {left_out(dropped)}")
     return usable
 
 

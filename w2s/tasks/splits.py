@@ -5,7 +5,7 @@ group lies wholly in one part. Burns et al. 2023 (appendix A) likewise keep rela
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -78,7 +78,14 @@ def part_sizes(pool: int, splits: SplitSpec, *, official_test: bool) -> dict[str
     return sizes
 
 
-def deal(ids: Sequence[str], groups: np.ndarray, sizes: Mapping[str, int], split_seed: int) -> list[str | None]:
+def deal(
+    ids: Sequence[str],
+    groups: np.ndarray,
+    sizes: Mapping[str, int],
+    split_seed: int,
+    *,
+    tied_by: Callable[[Sequence[int]], str] = lambda rows: "",
+) -> list[str | None]:
     """Deal whole groups to parts.
 
     Groups come in the order of a hash of split_seed and their smallest id; each part in turn takes every group that
@@ -89,6 +96,7 @@ def deal(ids: Sequence[str], groups: np.ndarray, sizes: Mapping[str, int], split
         groups: Group number of each row, shape (rows,).
         sizes: Rows for each part, in the order of dealing.
         split_seed: Another seed deals other rows.
+        tied_by: Says for the message what ties the rows (of the largest group, by their positions), and the cure.
 
     Returns:
         The part of each row; None for rows left over.
@@ -100,7 +108,7 @@ def deal(ids: Sequence[str], groups: np.ndarray, sizes: Mapping[str, int], split
     for row, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(row)
     waiting = sorted(members.values(), key=lambda rows: seeded_hash(split_seed, "part", min(ids[row] for row in rows)))
-    largest = max(map(len, waiting), default=0)
+    largest = max(waiting, key=len, default=[])
 
     parts: list[str | None] = [None] * len(ids)
     for part, size in sizes.items():
@@ -118,9 +126,8 @@ def deal(ids: Sequence[str], groups: np.ndarray, sizes: Mapping[str, int], split
         waiting = left
         if room > max(1, size // 10) or room == size:
             raise DataError(
-                f"part {part} should have {size} examples but groups of related rows leave only {size - room} for"
-                f" it (the largest group has {largest} of {len(ids)} rows, and a group is never cut): ask for smaller"
-                " parts, or group by a column with more values"
+                f"part {part} should have {size} examples, but rows that belong together stay together and leave only"
+                f" {size - room} for it: the largest group has {len(largest)} of {len(ids)} rows{tied_by(largest)}"
             )
     return parts
 
