@@ -13,7 +13,9 @@ from analysis.estimates import Estimates, Options, estimate
 from analysis.export import export
 from analysis.report import write_report
 from analysis.results import Results, load
+from analysis.stopping import Stop, stop_step
 from analysis.summary import summary
+from analysis.training import training
 from analysis.trends import Trends, trends
 
 __all__ = [
@@ -21,11 +23,14 @@ __all__ = [
     "Estimates",
     "Options",
     "Results",
+    "Stop",
     "Trends",
     "estimate",
     "export",
     "load",
+    "stop_step",
     "summary",
+    "training",
     "trends",
     "write_report",
 ]

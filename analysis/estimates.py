@@ -4,6 +4,11 @@ Everything of one *section* (a task in one form, one settings digest, one traini
 joint draws (`analysis.intervals`), because pairs share supervisors, ceilings and test examples. PGR is always that of
 seed-mean accuracies. A pair of models has a gap, or has none, for all methods alike: the lower bound of its interval
 of ceiling minus weak decides, once, from all seeds.
+
+A method may be measured against a supervisor and ceiling other than the grid's own (a probe against probes, an ensemble
+against the ensemble); the manifest's `baseline` names these. Gaps are then decided per (weak, strong, baseline): alike
+for all methods of one baseline. Such a method is still compared with the reference at equal weak, strong and seeds,
+each PGR with the supervisor and ceiling of its own, and a pair counts only where both baselines have a gap.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +24,12 @@ from analysis.metrics import performance_gap_recovered, pgr_to_first_order
 from analysis.results import Results, SharedTest
 
 REFERENCE_METHOD = "naive"
+ORACLE_MARK = "[oracle]"
+"""Ends the label of a method that looked at ground truth beyond its supervisor's own data."""
+OWN = ""
+"""The baseline of the grid itself."""
+SLOPE_POINTS = 3
+"""Students that a slope over compute needs at least."""
 SECTION_KEY = ("task", "form", "settings", "part")
 BOUNDS = ("", "_low", "_high")
 
@@ -46,16 +57,17 @@ LADDER_SCHEMA = (
 )
 PAIRS_SCHEMA = (
     _SECTION_SCHEMA
-    | {"method": pl.String, "weak": pl.String, "strong": pl.String, "weak_rung": pl.Int64, "strong_rung": pl.Int64}
+    | {"method": pl.String, "baseline": pl.String, "stop": pl.String, "oracle": pl.Boolean}
+    | {"weak": pl.String, "strong": pl.String, "weak_rung": pl.Int64, "strong_rung": pl.Int64}
     | {"size_gap": pl.Int64, "log10_compute_ratio": pl.Float64, "weak_x": pl.Float64, "strong_x": pl.Float64}
     | _columns("weak_acc", "student_acc", "ceiling_acc", "gap")
     | {"has_gap": pl.Boolean}
     | _columns("pgr", "agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
-    | {"n_seeds": pl.Int64, "n_test": pl.Int64}
+    | {"stop_step": pl.Float64, "n_seeds": pl.Int64, "n_test": pl.Int64}
 )
 METHODS_SCHEMA = (
     _SECTION_SCHEMA
-    | {"method": pl.String, "statistic": pl.String}
+    | {"method": pl.String, "baseline": pl.String, "oracle": pl.Boolean, "statistic": pl.String}
     | _columns("pgr")
     | {"n_pairs": pl.Int64, "n_no_gap": pl.Int64, "n_seeds": pl.Int64, "n_test": pl.Int64}
 )
@@ -64,6 +76,12 @@ DIFFERENCES_SCHEMA = (
     | {"method": pl.String, "reference": pl.String, "size_gap": pl.Int64, "log10_compute_ratio": pl.Float64}
     | _columns("pgr_difference", "accuracy_difference")
     | {"n_pairs": pl.Int64, "n_no_gap": pl.Int64, "n_seeds": pl.Int64, "n_test": pl.Int64}
+)
+SLOPES_SCHEMA = (
+    _SECTION_SCHEMA
+    | {"method": pl.String, "weak": pl.String, "weak_rung": pl.Int64, "x_axis": pl.String}
+    | _columns("slope")
+    | {"n_students": pl.Int64, "n_seeds": pl.Int64, "n_test": pl.Int64}
 )
 
 
@@ -113,9 +131,20 @@ class Pair(NamedTuple):
     weak: str
     strong: str
     method: str
+    baseline: str
+    stop: str
+    oracle: bool
     supervisor: Cell
     student: Cell
+    """Of views, which are run ids unless the student is stopped early."""
     ceiling: Cell
+    stop_step: float
+    """The step of the student that counts, mean over seeds."""
+
+    @property
+    def gap_key(self) -> tuple[str, str, str]:
+        """What shares a supervisor and a ceiling, and so a gap."""
+        return self.weak, self.strong, self.baseline
 
     @property
     def accuracy_keys(self) -> list[tuple]:
@@ -135,9 +164,10 @@ class SectionPairs:
 
     section: Section
     pairs: tuple[Pair, ...]
-    gaps: Mapping[tuple[str, str], tuple[Cell, Cell]]
-    """(weak, strong) -> supervisor and ceiling over all seeds of all methods, from which the gap is decided."""
+    gaps: Mapping[tuple[str, str, str], tuple[Cell, Cell]]
+    """(weak, strong, baseline) -> supervisor and ceiling over all seeds of all methods; they decide the gap."""
     supervisors: Mapping[str, Cell]
+    """The grid's own by model; where a model only occurs in another baseline that gives it one supervisor, that one."""
     ceilings: Mapping[str, Cell]
 
 
@@ -153,7 +183,11 @@ class Estimates:
     """PGR of each method over the grid. `statistic`: `mean` and `median` over pairs with a gap, and `of_means`, the PGR
     of mean accuracies over all pairs, which selects nothing."""
     differences: pl.DataFrame
-    """Method minus reference, paired, mean over pairs: overall (`size_gap` null) and by rungs from weak to strong."""
+    """Method minus reference, paired, mean over pairs: overall (`size_gap` null) and by rungs from weak to strong.
+    PGR on each side has its own baseline; `n_pairs` counts pairs at which both have a gap."""
+    agreement_slopes: pl.DataFrame
+    """Inverse scaling (Burns et al. 2023, figure 8): least-squares slope, per factor of ten in the student's compute,
+    of agreement where the supervisor is wrong; a row per method and supervisor with at least three larger students."""
     options: Options
     sections: tuple[tuple[SectionPairs, SectionDraws], ...]
 
@@ -176,7 +210,9 @@ def estimate(results: Results, options: Options | None = None) -> Estimates:
     """
     options = options or Options()
     sections: list[tuple[SectionPairs, SectionDraws]] = []
-    rows: dict[str, list[dict[str, Any]]] = {"ladder": [], "pairs": [], "methods": [], "differences": []}
+    rows: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("ladder", "pairs", "methods", "differences", "agreement_slopes")
+    }
     for key, frame in results.pairs.group_by(SECTION_KEY, maintain_order=True):
         section = Section(*(str(part) for part in key))
         grouped = _group(section, frame)
@@ -185,10 +221,11 @@ def estimate(results: Results, options: Options | None = None) -> Estimates:
         sizes = {row["model"]: row for row in results.ladder.filter(pl.col("task") == section.task).to_dicts()}
         gaps = {models: _gap(drawn, cells) for models, cells in grouped.gaps.items()}
         rows["ladder"] += _ladder_rows(grouped, drawn, sizes)
-        rows["pairs"] += [_pair_row(pair, drawn, sizes, gaps[pair.weak, pair.strong]) for pair in grouped.pairs]
+        rows["pairs"] += [_pair_row(pair, drawn, sizes, gaps[pair.gap_key]) for pair in grouped.pairs]
         valid = {models for models, gap in gaps.items() if gap["has_gap"]}
         rows["methods"] += _method_rows(grouped, drawn, valid)
         rows["differences"] += _difference_rows(grouped, drawn, valid, sizes)
+        rows["agreement_slopes"] += _slope_rows(grouped, drawn, sizes)
     return Estimates(
         ladder=pl.DataFrame(rows["ladder"], schema=LADDER_SCHEMA).sort(*SECTION_KEY, "rung"),
         pairs=pl.DataFrame(rows["pairs"], schema=PAIRS_SCHEMA).sort(*SECTION_KEY, "method", "weak_rung", "strong_rung"),
@@ -196,14 +233,22 @@ def estimate(results: Results, options: Options | None = None) -> Estimates:
         differences=pl.DataFrame(rows["differences"], schema=DIFFERENCES_SCHEMA).sort(
             *SECTION_KEY, "method", "size_gap", nulls_last=False
         ),
+        agreement_slopes=pl.DataFrame(rows["agreement_slopes"], schema=SLOPES_SCHEMA).sort(
+            *SECTION_KEY, "method", "weak_rung"
+        ),
         options=options,
         sections=tuple(sections),
     )
 
 
 def methods_in_order(methods: Iterable[str]) -> list[str]:
-    """The reference first, then the others by name."""
-    return sorted(set(methods), key=lambda method: (method != REFERENCE_METHOD, method))
+    """The reference first, then the others by name, diagnostics that looked at ground truth last."""
+    return sorted(set(methods), key=lambda method: (method != REFERENCE_METHOD, is_oracle(method), method))
+
+
+def is_oracle(method: str) -> bool:
+    """Whether a label is that of a method that looked at ground truth."""
+    return method.endswith(ORACLE_MARK)
 
 
 def agreements(columns: np.ndarray) -> np.ndarray:
@@ -221,34 +266,65 @@ def _group(section: Section, frame: pl.DataFrame) -> SectionPairs:
     frame = frame.sort("weak", "strong", "method", "seed")
     pairs = []
     for (weak, strong, method), rows in frame.group_by("weak", "strong", "method", maintain_order=True):
-        cells = (_cell(rows, "supervisor_id"), _cell(rows, "student_id"), _cell(rows, "ceiling_id"))
-        pairs.append(Pair(str(weak), str(strong), str(method), *cells))
+        cells = (_cell(rows, "supervisor_id"), _cell(rows, "student_view"), _cell(rows, "ceiling_id"))
+        first = rows.row(0, named=True)
+        pairs.append(
+            Pair(
+                str(weak),
+                str(strong),
+                str(method),
+                first["baseline"],
+                first["stop"],
+                bool(rows["oracle"].any()),
+                *cells,
+                stop_step=float(np.mean(rows["stop_step"].to_numpy())),
+            )
+        )
     gaps = {
-        (str(weak), str(strong)): (_cell(rows, "supervisor_id"), _cell(rows, "ceiling_id"))
-        for (weak, strong), rows in frame.group_by("weak", "strong", maintain_order=True)
+        (str(weak), str(strong), str(baseline)): (_cell(rows, "supervisor_id"), _cell(rows, "ceiling_id"))
+        for (weak, strong, baseline), rows in frame.group_by("weak", "strong", "baseline", maintain_order=True)
     }
-    by_weak = {str(weak): _cell(rows, "supervisor_id") for (weak,), rows in frame.group_by("weak")}
-    by_strong = {str(strong): _cell(rows, "ceiling_id") for (strong,), rows in frame.group_by("strong")}
+    by_weak, by_strong = _by_model(frame, "weak", "supervisor_id"), _by_model(frame, "strong", "ceiling_id")
     return SectionPairs(section, tuple(pairs), gaps, by_weak, by_strong)
 
 
+def _by_model(frame: pl.DataFrame, side: str, role: str) -> dict[str, Cell]:
+    """Each model's run in a role, of the grid's own baseline where that has one."""
+    found: dict[str, Cell] = {}
+    for (model, _), rows in frame.sort(side, "baseline").group_by(side, "baseline", maintain_order=True):
+        cell = _cell(rows, role)
+        if len(set(cell.seeds)) == len(cell.seeds):  # else it depends on the other model, so it is not this one's
+            found.setdefault(str(model), cell)
+    return found
+
+
 def _refuse_ambiguous(section: Section, frame: pl.DataFrame) -> None:
-    uses = {("weak", "strong", "method"): "student_id", ("weak",): "supervisor_id", ("strong",): "ceiling_id"}
-    for models, role in uses.items():
+    own, others = frame.filter(pl.col("baseline") == OWN), frame.filter(pl.col("baseline") != OWN)
+    pair = ("weak", "strong", "baseline")
+    uses = (
+        (frame, ("weak", "strong", "method"), "student_view"),
+        (frame, ("weak", "strong", "method"), "baseline"),
+        (own, ("weak",), "supervisor_id"),
+        (own, ("strong",), "ceiling_id"),
+        (others, pair, "supervisor_id"),
+        (others, pair, "ceiling_id"),
+    )
+    for rows, models, role in uses:
         several = (
-            frame.group_by(*models, "seed").agg(pl.col(role).n_unique()).filter(pl.col(role) > 1).sort(*models, "seed")
+            rows.group_by(*models, "seed").agg(pl.col(role).n_unique()).filter(pl.col(role) > 1).sort(*models, "seed")
         )
         if not several.is_empty():
             first = several.row(0, named=True)
             where = ", ".join(f"{key} {first[key]}" for key in (*models, "seed"))
+            what = role.replace("student_view", "student_id")
             raise AnalysisError(
-                f"task {section.task}: {where} stands for {first[role]} different runs ({role}), so"
+                f"task {section.task}: {where} stands for {first[role]} different runs ({what}), so"
                 " seeds cannot be averaged; the storage holds sweeps that trained it differently: name one sweep"
             )
 
 
 def _cell(rows: pl.DataFrame, role: str) -> Cell:
-    unique = rows.select("seed", role).unique().sort("seed")
+    unique = rows.select("seed", role).unique().sort("seed", role)
     return Cell(tuple(unique["seed"]), tuple(unique[role]))
 
 
@@ -299,7 +375,7 @@ def _gap(drawn: SectionDraws, cells: tuple[Cell, Cell]) -> dict[str, Any]:
 
 def _ladder_rows(grouped: SectionPairs, drawn: SectionDraws, sizes: Mapping[str, dict]) -> list[dict[str, Any]]:
     rows = []
-    for model in grouped.supervisors.keys() | grouped.ceilings.keys():
+    for model in {name for pair in grouped.pairs for name in (pair.weak, pair.strong)}:
         row = {
             key: sizes[model][key] for key in ("rung", "model", "n_params", "n_matmul", "pretrain_flops", "x", "x_axis")
         }
@@ -316,6 +392,10 @@ def _pair_row(pair: Pair, drawn: SectionDraws, sizes: Mapping[str, dict], gap: d
     weak, strong = sizes[pair.weak], sizes[pair.strong]
     row: dict[str, Any] = drawn.section._asdict() | {
         "method": pair.method,
+        "baseline": pair.baseline,
+        "stop": pair.stop,
+        "oracle": pair.oracle,
+        "stop_step": pair.stop_step,
         "weak": pair.weak,
         "strong": pair.strong,
         "weak_rung": weak["rung"],
@@ -364,14 +444,15 @@ def _first_order_pgr(drawn: SectionDraws, keys: Sequence[tuple]) -> Callable[[np
     return statistic
 
 
-def _method_rows(grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def _method_rows(grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[str, str, str]]) -> list[dict[str, Any]]:
     rows = []
     for method in methods_in_order(pair.method for pair in grouped.pairs):
         pairs = [pair for pair in grouped.pairs if pair.method == method]
-        chosen = [pair for pair in pairs if (pair.weak, pair.strong) in valid]
+        chosen = [pair for pair in pairs if pair.gap_key in valid]
         counts = {"n_no_gap": len(pairs) - len(chosen), "n_test": drawn.n_test}
         counts["n_seeds"] = min(len(pair.student.seeds) for pair in pairs)
-        head = grouped.section._asdict() | {"method": method}
+        head = grouped.section._asdict() | {"method": method, "baseline": _baselines(pairs)}
+        head["oracle"] = any(pair.oracle for pair in pairs)
         every = [key for pair in pairs for key in pair.accuracy_keys]
         of_means = drawn.interval(lambda a: _pgr(_triples(a).mean(axis=-2))[..., None], every)
         rows.append(head | counts | {"statistic": "of_means", "n_pairs": len(pairs)} | _bounds("pgr", of_means))
@@ -386,8 +467,13 @@ def _method_rows(grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[st
     return rows
 
 
+def _baselines(pairs: Iterable[Pair]) -> str:
+    """What a method is measured against; one in practice."""
+    return ", ".join(sorted({pair.baseline for pair in pairs} - {OWN}))
+
+
 def _difference_rows(
-    grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[str, str]], sizes: Mapping[str, dict]
+    grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[str, str, str]], sizes: Mapping[str, dict]
 ) -> list[dict[str, Any]]:
     methods = methods_in_order(pair.method for pair in grouped.pairs)
     if len(methods) < 2:
@@ -403,7 +489,7 @@ def _difference_rows(
         gap_of = {models: sizes[models[1]]["rung"] - sizes[models[0]]["rung"] for models in common}
         for size_gap in (None, *sorted(set(gap_of.values()))):
             group = [models for models in common if size_gap in (None, gap_of[models])]
-            chosen = [models for models in group if models in valid]
+            chosen = [models for models in group if all(of[m][models].gap_key in valid for m in (method, reference))]
             ratios = [_log_ratio(sizes[weak], sizes[strong]) for weak, strong in group]
             row: dict[str, Any] = grouped.section._asdict() | {
                 "method": method,
@@ -433,3 +519,34 @@ def _halves_difference(values: np.ndarray) -> np.ndarray:
     """Mean of the first half of the last axis minus mean of the second half."""
     half = values.shape[-1] // 2
     return values[..., :half].mean(axis=-1, keepdims=True) - values[..., half:].mean(axis=-1, keepdims=True)
+
+
+def _slope_rows(grouped: SectionPairs, drawn: SectionDraws, sizes: Mapping[str, dict]) -> list[dict[str, Any]]:
+    lines: dict[tuple[str, str], list[Pair]] = {}
+    for pair in grouped.pairs:
+        if sizes[pair.strong]["x"] > sizes[pair.weak]["x"]:
+            lines.setdefault((pair.method, pair.weak), []).append(pair)
+    rows = []
+    for (method, weak), pairs in lines.items():
+        log_x = np.log10([sizes[pair.strong]["x"] for pair in pairs])
+        if len(set(log_x)) < SLOPE_POINTS:
+            continue
+        keys = [key for pair in pairs for key in pair.agreement_keys]
+        row = grouped.section._asdict() | {
+            "method": method,
+            "weak": weak,
+            "weak_rung": sizes[weak]["rung"],
+            "x_axis": sizes[weak]["x_axis"],
+            "n_students": len(pairs),
+            "n_seeds": min(len(pair.student.seeds) for pair in pairs),
+            "n_test": drawn.n_test,
+        }
+        slope = drawn.interval(lambda a, x=log_x: least_squares_slope(x, agreements(_triples(a))[..., 2]), keys)
+        rows.append(row | _bounds("slope", slope))
+    return rows
+
+
+def least_squares_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Slope of y over x. x: shape (point,); y: shape (..., point); the result's: (..., 1)."""
+    centred = x - x.mean()
+    return (y @ centred)[..., None] / (centred @ centred)

@@ -151,6 +151,10 @@ def _spread(draws: np.ndarray) -> np.ndarray:
 
 def _quantiles(draws: np.ndarray, tail: float) -> np.ndarray:
     """Lower and upper quantile over draws; draws in which a value is undefined are passed over."""
-    # nanquantile goes through the columns one by one, so it is only used where it must be.
-    function = np.nanquantile if np.isnan(draws).any() else np.quantile
-    return function(draws, [tail, 1 - tail], axis=0)
+    undefined = np.isnan(draws)
+    if not undefined.any():  # nanquantile goes through the columns one by one, so it is only used where it must be
+        return np.quantile(draws, [tail, 1 - tail], axis=0)
+    values = np.full((2, *draws.shape[1:]), np.nan)
+    somewhere = ~undefined.all(axis=0)
+    values[:, somewhere] = np.nanquantile(draws[:, somewhere], [tail, 1 - tail], axis=0)
+    return values

@@ -15,10 +15,11 @@ import polars as pl
 
 from analysis import plots
 from analysis.errors import AnalysisError
-from analysis.estimates import Estimates, Options, Section, estimate
+from analysis.estimates import OWN, Estimates, Options, Section, estimate, methods_in_order
 from analysis.export import table_bytes, write
 from analysis.results import Results, load
 from analysis.summary import completeness, findings, section_title, shrunk_runs, summary, warnings
+from analysis.training import training
 from analysis.trends import REFUSED, Trends, trends
 
 MARKER = "w2s-report"
@@ -48,7 +49,8 @@ class Column:
     title: str
     name: str
     kind: str
-    """`text`, `count`, `big` (powers of ten), `share` (three digits, with its interval where there is one)."""
+    """`text`, `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
+    there is one)."""
 
 
 def write_report(
@@ -98,11 +100,12 @@ def report_files(
     """The whole report as file names and contents."""
     estimates = estimate(results, options)
     fitted = trends(estimates)
+    courses = training(results, estimates)
     files: dict[str, bytes] = {}
     sections = []
     for number, (grouped, _) in enumerate(estimates.sections):
         folder = "figures" if len(estimates.sections) == 1 else f"figures/{number + 1}-{_slug(grouped.section.task)}"
-        figures = section_figures(estimates, fitted, grouped.section)
+        figures = section_figures(estimates, fitted, courses, grouped.section)
         for figure in figures:
             files |= {f"{folder}/{figure.name}.png": figure.png, f"{folder}/{figure.name}.svg": figure.svg}
         sections.append(_section_context(estimates, fitted, grouped.section, figures, folder))
@@ -114,6 +117,8 @@ def report_files(
         "pairs": estimates.pairs,
         "methods": estimates.methods,
         "differences": estimates.differences,
+        "agreement_slopes": estimates.agreement_slopes,
+        "training": courses,
         "fits": fitted.fits,
         "curves": fitted.curves,
     }
@@ -139,13 +144,23 @@ def report_files(
     return files
 
 
-def section_figures(estimates: Estimates, fitted: Trends, section: Section) -> list[Figure]:
-    """All figures of one section that have data."""
-    pairs, ladder, curves = (
-        estimates.of(section, frame) for frame in (estimates.pairs, estimates.ladder, fitted.curves)
+def section_figures(estimates: Estimates, fitted: Trends, courses: pl.DataFrame, section: Section) -> list[Figure]:
+    """All figures of one section that have data. Only `methods` shows more than six methods."""
+    every, ladder, curves, compared, grid, slow = (
+        estimates.of(section, frame)
+        for frame in (
+            estimates.pairs,
+            estimates.ladder,
+            fitted.curves,
+            estimates.differences,
+            estimates.methods,
+            courses,
+        )
     )
-    differences = estimates.of(section, estimates.differences)
-    caption = plots.interval_caption(pairs, estimates.options)
+    methods = plots.shown_methods(every["method"])
+    pairs, differences, slow = (frame.filter(pl.col("method").is_in(methods)) for frame in (every, compared, slow))
+    intervals = plots.interval_caption(every, estimates.options)
+    caption = intervals + _shown_caption(every, methods)
     drawn = {
         "overview": (
             "Accuracy, PGR and method differences in one picture",
@@ -153,20 +168,49 @@ def section_figures(estimates: Estimates, fitted: Trends, section: Section) -> l
         ),
         "accuracy": (
             "Accuracy of ceiling, students and supervisor against compute",
-            plots.plot_accuracy(pairs, ladder, curves, caption),
+            plots.plot_accuracy(pairs, ladder, curves, caption + _baseline_caption(pairs)),
         ),
         "pgr": ("PGR against strong compute", plots.plot_pgr(pairs, ladder, curves, caption)),
         "pgr_map": ("Weak by strong map of PGR", plots.plot_pgr_map(pairs, ladder, caption)),
     }
+    drawn["methods"] = (
+        "PGR of each method, and its accuracy minus the reference's",
+        plots.plot_methods(grid, compared, intervals + " Sorted by mean PGR."),
+    )
     if not differences.is_empty():
-        drawn["differences"] = ("Differences between methods by size gap", plots.plot_differences(differences, caption))
+        drawn["differences"] = (
+            "Differences between methods by size gap",
+            plots.plot_differences(differences, caption, methods),
+        )
     drawn["agreement"] = (
         "Agreement of student and supervisor against compute",
         plots.plot_agreement(pairs, ladder, curves, caption),
     )
+    if not slow.is_empty():
+        drawn["training"] = (
+            "Accuracy and agreement during training, under the weakest supervisor",
+            plots.plot_training(slow, methods, caption),
+        )
     return [
         Figure(name, alt, width=figure.get_figwidth(), **plots.render(figure)) for name, (alt, figure) in drawn.items()
     ]
+
+
+def _shown_caption(pairs: pl.DataFrame, methods: Sequence[str]) -> str:
+    n = pairs["method"].n_unique()
+    if n <= len(methods):
+        return ""
+    return f" {len(methods)} of {n} methods are shown; the others are in the figure of methods and in the tables."
+
+
+def _baseline_caption(pairs: pl.DataFrame) -> str:
+    methods = methods_in_order(pairs.filter(pl.col("baseline") != OWN)["method"])
+    if not methods:
+        return ""
+    return (
+        f" Supervisor and ceiling drawn are the grid's own; {', '.join(methods)} is measured against others,"
+        " see tables/pairs.csv."
+    )
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -195,15 +239,26 @@ _PAIR_COLUMNS = (
     Column("agreement", "agreement", "share"),
     Column("where weak right", "agreement_when_weak_right", "share"),
     Column("where weak wrong", "agreement_when_weak_wrong", "share"),
+    Column("stop", "stop", "text"),
+    Column("at step", "stop_step", "step"),
     Column("seeds", "n_seeds", "count"),
     Column("test n", "n_test", "count"),
 )
 _METHOD_COLUMNS = (
     Column("method", "method", "text"),
+    Column("measured against", "baseline", "text"),
     Column("statistic", "statistic", "text"),
     Column("PGR", "pgr", "share"),
     Column("pairs", "n_pairs", "count"),
     Column("no gap", "n_no_gap", "count"),
+    Column("seeds", "n_seeds", "count"),
+    Column("test n", "n_test", "count"),
+)
+_SLOPE_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("supervisor", "weak", "text"),
+    Column("slope", "slope", "share"),
+    Column("students", "n_students", "count"),
     Column("seeds", "n_seeds", "count"),
     Column("test n", "n_test", "count"),
 )
@@ -242,6 +297,7 @@ def _section_context(
         "ladder": _table(estimates.of(section, estimates.ladder), _LADDER_COLUMNS),
         "methods": _table(estimates.of(section, estimates.methods), _METHOD_COLUMNS),
         "pairs": _table(estimates.of(section, estimates.pairs), _PAIR_COLUMNS),
+        "slopes": _table(estimates.of(section, estimates.agreement_slopes), _SLOPE_COLUMNS),
         "fits": _table(fits, _FIT_COLUMNS),
         "n_refused": refused.height,
     }
@@ -263,6 +319,8 @@ def _cell(row: Mapping[str, Any], column: Column) -> dict[str, Any]:
     elif column.kind == "big":
         mantissa, exponent = f"{value:.1e}".split("e")
         cell |= {"text": f"{mantissa}\u00d710", "power": str(int(exponent))}
+    elif column.kind == "step":
+        cell["text"] = f"{value:,.0f}"
     elif column.kind == "share":
         cell["text"] = f"{value:.3f}"
         low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")

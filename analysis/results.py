@@ -2,19 +2,16 @@
 
 `load` reads only what a `DONE` file names and whose SHA-256 fits. What cannot be read is left out and named in
 `Results.problems`; pairs that are not complete are kept apart in `Results.missing`. Everything scores the split
-`test` at the final step.
+`test`: supervisors and ceilings at the final step, students at the step that the pair's `stop` chooses.
 
 A run's id does not cover names, so `run.json` says what the first sweep called its task and rung. Another sweep may
 call them otherwise: everywhere here runs bear the names of the manifest; those in no manifest keep their own.
 """
 
-import hashlib
 import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -22,13 +19,26 @@ import polars as pl
 
 from analysis import metrics
 from analysis.errors import AnalysisError
+from analysis.reading import (
+    FINETUNED,
+    PREDICTING,
+    REMEDY,
+    Record,
+    Store,
+    Unreadable,
+    check_test,
+    first_line,
+    parallel,
+    path_of,
+    read_predictions,
+    read_run,
+    read_runs,
+)
+from analysis.stopping import Stop, stop_step, weak_labels
 
-READERS = 8
-FINETUNED = ("ground_truth", "transfer")
 ROLES = ("supervisor", "student", "ceiling")
 SIDES = {"supervisor": "weak", "student": "strong", "ceiling": "strong"}
 """The column of the manifest that names the rung of each role's run."""
-REMEDY = "Remedy: run the sweep again; what is missing or damaged is made anew"
 
 MANIFEST_SCHEMA: dict[str, Any] = {
     "task": pl.String,
@@ -42,7 +52,13 @@ MANIFEST_SCHEMA: dict[str, Any] = {
     "supervisor_id": pl.String,
     "student_id": pl.String,
     "ceiling_id": pl.String,
+    "baseline": pl.String,
+    "stop": pl.String,
+    "oracle": pl.Boolean,
+    "links": pl.String,
 }
+MANIFEST_DEFAULTS: dict[str, Any] = {"baseline": "", "stop": Stop.LAST.value, "oracle": False, "links": ""}
+"""What older manifests, which lack these columns, mean."""
 RUNS_SCHEMA: dict[str, Any] = {
     "run_id": pl.String,
     "kind": pl.String,
@@ -80,6 +96,8 @@ RUNS_SCHEMA: dict[str, Any] = {
     "tokenizer_id": pl.String,
 }
 PAIRS_SCHEMA: dict[str, Any] = MANIFEST_SCHEMA | {
+    "student_view": pl.String,
+    "stop_step": pl.Int64,
     "size_gap": pl.Int64,
     "log10_compute_ratio": pl.Float64,
     "weak_pretrain_flops": pl.Float64,
@@ -94,25 +112,16 @@ PAIRS_SCHEMA: dict[str, Any] = MANIFEST_SCHEMA | {
     "agreement_when_weak_right": pl.Float64,
     "agreement_when_weak_wrong": pl.Float64,
 }
-PAIR_ORDER = ("task", "settings", "part", "method", "weak", "strong", "seed", "student_id", "ceiling_id")
+PAIR_ORDER = ("task", "settings", "part", "method", "weak", "strong", "seed", "student_id", "ceiling_id", "stop")
 _WORDS = {"task": "task", "model": "rung"}
-_PREDICTIONS_SCHEMA: dict[str, Any] = {
-    "example_id": pl.String,
-    "split": pl.String,
-    "step": pl.Int64,
-    "gold": pl.Int8,
-    "prediction": pl.Int8,
-    "correct": pl.Boolean,
-    "p": pl.Float32,
-}
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class SharedTest:
-    """Final test predictions of all runs of one task, on the examples that all of them have, in one order."""
+    """Test predictions of all runs of one task, on the examples that all of them have, in one order.
+
+    A column is a run at its final step, or a student stopped early: a *view* of a run, see `view_of`.
+    """
 
     task: str
     example_ids: pl.Series
@@ -120,21 +129,26 @@ class SharedTest:
     gold: np.ndarray
     """Labels, shape (example,)."""
     prediction: np.ndarray
-    """Hard predictions, shape (example, run)."""
+    """Hard predictions, shape (example, view)."""
     column: Mapping[str, int]
-    """Position of each run id in `prediction`."""
+    """Position of each view in `prediction`."""
 
     @property
     def n_examples(self) -> int:
         return self.gold.size
 
-    def predictions(self, run_ids: Iterable[str]) -> np.ndarray:
-        """Hard predictions of some runs, shape (example, run)."""
-        return self.prediction[:, [self.column[run_id] for run_id in run_ids]]
+    def predictions(self, views: Iterable[str]) -> np.ndarray:
+        """Hard predictions of some views, shape (example, view)."""
+        return self.prediction[:, [self.column[view] for view in views]]
 
-    def correct(self, run_ids: Iterable[str]) -> np.ndarray:
-        """Whether each prediction is right, bool, shape (example, run)."""
-        return self.predictions(run_ids) == self.gold[:, None]
+    def correct(self, views: Iterable[str]) -> np.ndarray:
+        """Whether each prediction is right, bool, shape (example, view)."""
+        return self.predictions(views) == self.gold[:, None]
+
+
+def view_of(student_id: str, stop: str) -> str:
+    """The name of a student stopped by some rule in `SharedTest`; its plain id where nothing stops it."""
+    return student_id if stop == Stop.LAST else f"{student_id}@{stop}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,10 @@ class Results:
     runs: pl.DataFrame
     """One row per finished, readable run (`RUNS_SCHEMA`). `settings` is the settings' digest."""
     pairs: pl.DataFrame
-    """One row per complete pair (`PAIRS_SCHEMA`): scores on the test examples that the task's runs share."""
+    """One row per complete pair (`PAIRS_SCHEMA`): scores on the test examples that the task's runs share.
+
+    `student_view` is the student's column in `tests`, `stop_step` the step of it that counts. `baseline` is empty where
+    supervisor and ceiling are the grid's own, and otherwise names the variant that the method is measured against."""
     missing: pl.DataFrame
     """Pairs that are not complete: the manifest's columns, and the state of each of the three runs."""
     tests: Mapping[str, SharedTest]
@@ -158,7 +175,7 @@ class Results:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     """What a reader should know, though nothing went wrong."""
-    _store: "_Store" = field(repr=False)
+    _store: "Store" = field(repr=False)
 
     def predictions(self, run_id: str) -> pl.DataFrame:
         """Predictions of one run at its final step, on all splits, sorted by (`split`, `example_id`).
@@ -166,45 +183,33 @@ class Results:
         Raises:
             AnalysisError: The run is not finished, has no predictions, or its files are damaged.
         """
+        frame = self.evaluations(run_id)
+        return frame.filter(pl.col("step") == pl.col("step").max()).sort("split", "example_id")
+
+    def evaluations(self, run_id: str) -> pl.DataFrame:
+        """Predictions of one run at every step, sorted by (`split`, `step`, `example_id`).
+
+        Raises:
+            AnalysisError: The run is not finished, has no predictions, or its files are damaged.
+        """
         try:
-            record = _read_run(self._store, run_id, with_predictions=False)
+            record = read_run(self._store, run_id, with_predictions=False)
             if record is None:
-                raise _Unreadable(f"runs/{run_id} is not finished")
-            frame = _read_predictions(self._store, record)
-        except _Unreadable as error:
+                raise Unreadable(f"runs/{run_id} is not finished")
+            frame = read_predictions(self._store, record, every_step=True)
+        except Unreadable as error:
             raise AnalysisError(f"{error}. {REMEDY}") from None
-        return frame.sort("split", "example_id")
+        return frame.sort("split", "step", "example_id")
 
 
 @dataclass(frozen=True)
-class _Store:
-    fs: Any
-    root: str
-
-    def read(self, path: str) -> bytes:
-        return self.fs.cat_file(f"{self.root}/{path}")
-
-    def names(self, folder: str) -> list[str]:
-        """Names in a folder, sorted; none when there is no such folder."""
-        try:
-            entries = self.fs.ls(f"{self.root}/{folder}", detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One finished run as its files tell it."""
+class _View:
+    """Test predictions under a name in `SharedTest`."""
 
     run_id: str
-    attempt: str
-    files: Mapping[str, Mapping[str, Any]]
-    description: Mapping[str, Any]
-    measures: Mapping[str, Any]
-    test: pl.DataFrame | None = None
-    """Test rows of the final step, sorted by example_id; None for runs that predict nothing."""
-    scores: Mapping[str, float] = field(default_factory=dict)
+    step: int
+    test: pl.DataFrame = field(repr=False)
+    """Sorted by example_id."""
 
 
 @dataclass(frozen=True)
@@ -214,10 +219,6 @@ class _Called:
     sweep: str
     names: Mapping[str, str]
     """`task`, `form` and `model`, as in run.json; a pretrained model has only the last."""
-
-
-class _Unreadable(Exception):
-    """A run or file is damaged; the text names it."""
 
 
 def load(storage: str, sweep: str | None = None) -> Results:
@@ -238,16 +239,22 @@ def load(storage: str, sweep: str | None = None) -> Results:
         raise AnalysisError(
             f"there is no storage at {storage!r}; give the folder or URL that `storage` names in the spec"
         )
-    store = _Store(fs, root.rstrip("/"))
+    store = Store(fs, root.rstrip("/"))
     problems: list[str] = []
     manifests = _manifests(store, sweep, storage, problems)
     manifest = pl.concat([pl.DataFrame(schema=MANIFEST_SCHEMA), *manifests.values()]).unique().sort(PAIR_ORDER)
     names = _names(manifests)
 
     named = {run_id for role in ROLES for run_id in manifest[f"{role}_id"].unique()}
-    records, unfinished, damaged = _read_runs(store, named if sweep else named | set(store.names("runs")), problems)
+    links = {link for chain in manifest["links"].unique() for link in chain.split(",") if link}
+    wanted = named | links if sweep else named | links | set(store.names("runs"))
+    records, unfinished, damaged = read_runs(store, wanted, problems)
     records = _renamed(records, names)
-    tests, left_out, notes = _shared_tests(records)
+    left_out = _without_test(records, named)
+    views, unstopped = _views(store, records, manifest)
+    problems += unstopped.values()
+    tests, contradicting, notes = _shared_tests(records, views)
+    left_out |= contradicting
     for run_id, text in left_out.items():
         problems.append(text)
         damaged.add(run_id)
@@ -255,9 +262,11 @@ def load(storage: str, sweep: str | None = None) -> Results:
 
     runs = _runs_frame(records)
     ladder = _ladder(manifest, runs)
+    manifest = manifest.with_columns(student_view=_view_column())
     complete = pl.all_horizontal(pl.col(f"{role}_id").is_in(list(records)) for role in ROLES)
-    missing = _missing(store, manifest.filter(~complete), set(records), damaged)
-    pairs = _pairs_frame(manifest.filter(complete), tests, ladder)
+    complete &= ~pl.col("student_view").is_in(list(unstopped))
+    missing = _missing(store, manifest.filter(~complete), set(records), damaged, set(unstopped))
+    pairs = _pairs_frame(manifest.filter(complete), tests, views, ladder)
     if not records:
         notes.append(f"{storage} holds no finished runs yet" + (f" of sweep {sweep}" if sweep else ""))
     elif manifest.is_empty():
@@ -279,10 +288,10 @@ def load(storage: str, sweep: str | None = None) -> Results:
     )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- manifests -------------------------------------------------------------------------------------------------------
 
 
-def _manifests(store: _Store, sweep: str | None, storage: str, problems: list[str]) -> dict[str, pl.DataFrame]:
+def _manifests(store: Store, sweep: str | None, storage: str, problems: list[str]) -> dict[str, pl.DataFrame]:
     """The pairs of one sweep or of all, by sweep."""
     known = store.names("sweeps")
     if sweep is not None and sweep not in known:
@@ -293,147 +302,20 @@ def _manifests(store: _Store, sweep: str | None, storage: str, problems: list[st
         path = f"sweeps/{name}/manifest.parquet"
         try:
             frame = pl.read_parquet(io.BytesIO(store.read(path)))
-            frames[name] = frame.select(pl.col(column).cast(kind) for column, kind in MANIFEST_SCHEMA.items())
+            frames[name] = _with_defaults(frame)
         except FileNotFoundError:
             problems.append(f"{path} is missing, so the pairs of this sweep are unknown. {REMEDY}")
         except (pl.exceptions.PolarsError, OSError) as error:
-            problems.append(f"{path} cannot be read as a manifest ({_first_line(error)}). {REMEDY}")
+            problems.append(f"{path} cannot be read as a manifest ({first_line(error)}). {REMEDY}")
     return frames
 
 
-def _read_runs(store: _Store, run_ids: set[str], problems: list[str]) -> tuple[dict[str, _Record], int, set[str]]:
-    """All runs asked for and the models they start from: (records by id, how many are not finished, damaged ids)."""
-    records: dict[str, _Record] = {}
-    seen: set[str] = set()
-    damaged: set[str] = set()
-    unfinished = 0
-    wanted = sorted(run_ids)
-    while wanted:
-        seen.update(wanted)
-        for run_id, outcome in zip(wanted, _parallel(lambda i: _try_read(store, i), wanted), strict=True):
-            if isinstance(outcome, _Unreadable):
-                problems.append(f"{outcome}; the run is left out. {REMEDY}")
-                damaged.add(run_id)
-            elif outcome is None:
-                unfinished += 1
-            else:
-                records[run_id] = outcome
-        parents = {r.description["parents"].get(key) for r in records.values() for key in ("base", "tokenizer")}
-        wanted = sorted(p for p in parents if p and p not in seen)
-    return dict(sorted(records.items())), unfinished, damaged
-
-
-def _parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
-        return list(pool.map(function, items))
-
-
-def _try_read(store: _Store, run_id: str) -> "_Record | _Unreadable | None":
-    try:
-        return _read_run(store, run_id, with_predictions=True)
-    except _Unreadable as error:
-        return error
-
-
-def _read_run(store: _Store, run_id: str, *, with_predictions: bool) -> _Record | None:
-    """One run from its files; None when it is not finished."""
-    done_path = f"runs/{run_id}/DONE"
-    try:
-        raw = store.read(done_path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _Unreadable(f"{done_path} cannot be read ({_first_line(error)})") from None
-    done = _json(raw, done_path)
-    attempt, files = done.get("attempt"), done.get("files")
-    if not isinstance(attempt, str) or "/" in attempt or not isinstance(files, dict):
-        raise _Unreadable(f"{done_path} does not name an attempt and its files")
-    record = _Record(run_id, attempt, files, {}, {})
-    description = _json(_checked(store, record, "run.json"), _path(record, "run.json"))
-    measures = _json(_checked(store, record, "metrics.json"), _path(record, "metrics.json"))
-    for key in ("kind", "model", "task", "seed", "train_part", "method", "parents"):
-        if key not in description:
-            raise _Unreadable(f"{_path(record, 'run.json')} lacks the key {key!r}")
-    if not isinstance(description["parents"], dict):
-        raise _Unreadable(f"{_path(record, 'run.json')}: parents is not a mapping")
-    record = _Record(run_id, attempt, files, description, measures)
-    if not with_predictions or description["kind"] not in FINETUNED:
-        return record
-    test = _read_predictions(store, record).filter(pl.col("split") == "test").drop("split", "step").sort("example_id")
-    _check_test(test, _path(record, "predictions.parquet"))
-    return _Record(run_id, attempt, files, description, measures, test.drop("correct", "p"), _scores(test))
-
-
-def _read_predictions(store: _Store, record: _Record) -> pl.DataFrame:
-    """All rows of the final step."""
-    path = _path(record, "predictions.parquet")
-    raw = _checked(store, record, "predictions.parquet")
-    try:
-        frame = pl.read_parquet(io.BytesIO(raw), columns=list(_PREDICTIONS_SCHEMA))
-        frame = frame.select(pl.col(column).cast(kind) for column, kind in _PREDICTIONS_SCHEMA.items())
-    except pl.exceptions.PolarsError as error:
-        raise _Unreadable(f"{path} cannot be read as predictions ({_first_line(error)})") from None
-    return frame.filter(pl.col("step") == pl.col("step").max())
-
-
-def _check_test(test: pl.DataFrame, path: str) -> None:
-    if test.is_empty():
-        raise _Unreadable(f"{path} has no rows of split 'test' at its final step")
-    if test["example_id"].null_count() or test["gold"].null_count() or test["prediction"].null_count():
-        raise _Unreadable(f"{path} has empty cells in example_id, gold or prediction")
-    twice = test.height - test["example_id"].n_unique()
-    if twice:
-        raise _Unreadable(f"{path} has {twice} test examples twice at its final step")
-    wrong = test.filter(pl.col("correct") != (pl.col("gold") == pl.col("prediction"))).height
-    if wrong:
-        raise _Unreadable(f"{path}: the column correct contradicts gold and prediction in {wrong} test rows")
-
-
-def _scores(test: pl.DataFrame) -> dict[str, float]:
-    gold, prediction = test["gold"].to_numpy(), test["prediction"].to_numpy()
-    scores = {"n_test": gold.size, "accuracy": metrics.accuracy(gold, prediction)}
-    if test["p"].null_count() == 0:
-        p = test["p"].to_numpy()
-        scores |= {
-            "auroc": metrics.auroc(gold, p),
-            "log_loss": metrics.log_loss(gold, p),
-            "calibration_error": metrics.calibration_error(gold, p),
-        }
-    return scores
-
-
-def _checked(store: _Store, record: _Record, name: str) -> bytes:
-    """A file's bytes, when they are the ones that DONE names."""
-    path = _path(record, name)
-    expected = record.files.get(name)
-    if not isinstance(expected, dict) or "sha256" not in expected:
-        raise _Unreadable(f"runs/{record.run_id}/DONE does not name {name}")
-    try:
-        raw = store.read(path)
-    except OSError as error:
-        raise _Unreadable(f"{path} cannot be read ({_first_line(error)})") from None
-    actual = hashlib.sha256(raw).hexdigest()
-    if actual != expected["sha256"]:
-        raise _Unreadable(f"{path} is damaged: its SHA-256 is {actual[:12]}..., DONE says {expected['sha256'][:12]}...")
-    return raw
-
-
-def _path(record: _Record, name: str) -> str:
-    return f"runs/{record.run_id}/attempts/{record.attempt}/{name}"
-
-
-def _json(raw: bytes, path: str) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except ValueError as error:
-        raise _Unreadable(f"{path} is not JSON ({_first_line(error)})") from None
-    if not isinstance(value, dict):
-        raise _Unreadable(f"{path} does not hold a JSON object")
-    return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _with_defaults(manifest: pl.DataFrame) -> pl.DataFrame:
+    """A manifest of any age under today's columns."""
+    absent = {name: value for name, value in MANIFEST_DEFAULTS.items() if name not in manifest.columns}
+    frame = manifest.with_columns(pl.lit(value).alias(name) for name, value in absent.items())
+    frame = frame.select(pl.col(column).cast(kind) for column, kind in MANIFEST_SCHEMA.items())
+    return frame.with_columns(pl.col(name).fill_null(value) for name, value in MANIFEST_DEFAULTS.items())
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -445,17 +327,26 @@ def _names(manifests: Mapping[str, pl.DataFrame]) -> dict[str, _Called]:
     for sweep, frame in manifests.items():
         for role, side in SIDES.items():
             columns = (f"{role}_id", "task", "form", side)
-            for run_id, task, form, model in frame.select(columns).unique().sort(columns).iter_rows():
+            own = frame.filter(pl.col("baseline") == "")
+            for run_id, task, form, model in own.select(columns).unique().sort(columns).iter_rows():
                 _call(called, run_id, _Called(sweep, {"task": task, "form": form, "model": model}))
+    # A variant of a baseline may stand in for several rungs, as an ensemble does for its members: it has no one name
+    # to contradict, so it only takes one where nothing else has.
+    for sweep, frame in manifests.items():
+        for role, side in SIDES.items():
+            columns = (f"{role}_id", "task", "form", side)
+            variants = frame.filter(pl.col("baseline") != "")
+            for run_id, task, form, model in variants.select(columns).unique().sort(columns).iter_rows():
+                called.setdefault(run_id, _Called(sweep, {"task": task, "form": form, "model": model}))
     return called
 
 
-def _renamed(records: Mapping[str, _Record], called: Mapping[str, _Called]) -> dict[str, _Record]:
+def _renamed(records: Mapping[str, Record], called: Mapping[str, _Called]) -> dict[str, Record]:
     """The records under the manifests' names; models that runs start from are called as the rung of those runs."""
     every = dict(called)
     for run_id, name in called.items():
-        base = records[run_id].description["parents"].get("base") if run_id in records else None
-        if base:
+        # More than one step where a model was adapted between pretraining and finetuning.
+        for base in _bases(records, run_id):
             _call(every, base, _Called(name.sweep, {"model": name.names["model"]}))
     return {
         run_id: replace(record, description={**record.description, **every[run_id].names})
@@ -465,9 +356,21 @@ def _renamed(records: Mapping[str, _Record], called: Mapping[str, _Called]) -> d
     }
 
 
+def _bases(records: Mapping[str, Record], run_id: str) -> list[str]:
+    """The models that a run started from, the nearest first, each itself started from the next."""
+    found: list[str] = []
+    while run_id in records and records[run_id].description["kind"] != "labels":  # they are of no model
+        parents = records[run_id].description["parents"]
+        run_id = parents.get("base") or parents.get("activations") or ""
+        if not run_id or run_id in found:
+            break
+        found.append(run_id)
+    return found
+
+
 def _call(called: dict[str, _Called], run_id: str, name: _Called) -> None:
     known = called.setdefault(run_id, name)
-    if known.names == name.names:
+    if all(known.names.get(key, value) == value for key, value in name.names.items()):
         return
     # `form` is part of what a run is, so the task or the rung differs.
     one, other = (", ".join(f"{_WORDS[key]} {n[key]}" for key in n if key in _WORDS) for n in (known.names, name.names))
@@ -481,18 +384,87 @@ def _call(called: dict[str, _Called], run_id: str, name: _Called) -> None:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
+def _without_test(records: Mapping[str, Record], named: set[str]) -> dict[str, str]:
+    """Runs that pairs name although they predict nothing on test, with what is wrong."""
+    return {
+        run_id: f"runs/{run_id}, a run of kind {records[run_id].description['kind']}, has no predictions on the split"
+        f" test, but a pair needs them; the run is left out. {REMEDY}"
+        for run_id in sorted(named & set(records))
+        if records[run_id].test is None
+    }
+
+
+def _view_column() -> pl.Expr:
+    """`view_of` as an expression."""
+    plain = pl.col("stop") == Stop.LAST.value
+    return pl.when(plain).then(pl.col("student_id")).otherwise(pl.format("{}@{}", "student_id", "stop"))
+
+
+def _views(
+    store: Store, records: Mapping[str, Record], manifest: pl.DataFrame
+) -> tuple[dict[str, _View], dict[str, str]]:
+    """All views by name, and those that could not be made with the reason. Of each run only the steps that count are
+    kept."""
+    views = {i: _View(i, r.step, r.test) for i, r in records.items() if r.test is not None}
+    stops: dict[str, list[str]] = {}
+    rows = manifest.filter(pl.col("stop") != Stop.LAST.value).select("student_id", "stop").unique()
+    for student_id, stop in rows.sort("student_id", "stop").iter_rows():
+        if student_id in views:
+            stops.setdefault(student_id, []).append(stop)
+    failed: dict[str, str] = {}
+    students = list(stops)
+    for stopped in parallel(lambda i: _stopped(store, records, i, stops[i]), students):
+        for name, outcome in stopped.items():
+            if isinstance(outcome, _View):
+                views[name] = outcome
+            else:
+                failed[name] = outcome
+    return views, failed
+
+
+def _stopped(
+    store: Store, records: Mapping[str, Record], student_id: str, stops: Sequence[str]
+) -> dict[str, _View | str]:
+    """One student stopped by several rules."""
+    record = records[student_id]
+    outcomes: dict[str, _View | str] = {}
+    try:
+        evaluations = read_predictions(store, record, every_step=True)
+        source = records.get(record.description["parents"].get("supervisor") or "")
+        labels = None
+        if Stop.WEAK.value in stops and source is not None and source.description["kind"] in PREDICTING:
+            labels = weak_labels(read_predictions(store, source))
+    except Unreadable as error:
+        return {view_of(student_id, stop): f"{error}; early stopping is left out. {REMEDY}" for stop in stops}
+    for stop in stops:
+        name = view_of(student_id, stop)
+        try:
+            step = stop_step(evaluations, Stop(stop), labels)
+            rows = evaluations.filter(pl.col("split") == "test", pl.col("step") == step)
+            test = rows.drop("split", "step").sort("example_id")
+            check_test(test, path_of(record, "predictions.parquet"))
+        except ValueError:
+            known = ", ".join(Stop)
+            outcomes[name] = f"a manifest stops run {student_id} by the rule {stop!r}; the known rules: {known}"
+        except (AnalysisError, Unreadable) as error:
+            outcomes[name] = f"runs/{student_id}: {error}; its pairs are left out. {REMEDY}"
+        else:
+            outcomes[name] = _View(student_id, step, test.drop("correct", "p"))
+    return outcomes
+
+
 def _shared_tests(
-    records: Mapping[str, _Record],
+    records: Mapping[str, Record], views: Mapping[str, _View]
 ) -> tuple[dict[str, SharedTest], dict[str, str], list[str]]:
     """Test predictions per task, runs whose gold labels contradict the others', and notes."""
     tests: dict[str, SharedTest] = {}
     left_out: dict[str, str] = {}
     notes: list[str] = []
-    tasks = sorted({r.description["task"] for r in records.values() if r.test is not None})
-    for task in tasks:
-        frames = {i: r.test for i, r in records.items() if r.test is not None and r.description["task"] == task}
-        shared = _common_ids([frame["example_id"] for frame in frames.values()])
-        largest = max(frame.height for frame in frames.values())
+    task_of = {name: records[view.run_id].description["task"] for name, view in views.items()}
+    for task in sorted(set(task_of.values())):
+        own = {name: view for name, view in views.items() if task_of[name] == task}
+        shared = _common_ids([view.test["example_id"] for view in own.values()])
+        largest = max(view.test.height for view in own.values())
         if len(shared) < largest:
             notes.append(
                 f"runs of task {task} were tested on different examples: pairs are scored on the {len(shared):,} that"
@@ -501,7 +473,8 @@ def _shared_tests(
         gold: np.ndarray | None = None
         column: dict[str, int] = {}
         predictions: list[np.ndarray] = []
-        for run_id, frame in frames.items():
+        for name, view in own.items():
+            frame = view.test
             rows = (
                 frame
                 if frame["example_id"].equals(shared)
@@ -511,13 +484,13 @@ def _shared_tests(
             if gold is None:
                 gold = labels
             elif differing := int(np.sum(labels != gold)):
-                path, other = _path(records[run_id], "predictions.parquet"), next(iter(column))
-                left_out[run_id] = (
+                path, other = path_of(records[view.run_id], "predictions.parquet"), next(iter(column))
+                left_out[view.run_id] = (
                     f"{path}: gold labels differ from those of run {other} on {differing} test examples; the run"
                     f" is left out. {REMEDY}"
                 )
                 continue
-            column[run_id] = len(predictions)
+            column[name] = len(predictions)
             predictions.append(rows["prediction"].to_numpy())
         if gold is not None:
             tests[task] = SharedTest(task, shared, gold, np.stack(predictions, axis=1), column)
@@ -533,14 +506,14 @@ def _common_ids(ids: Sequence[pl.Series]) -> pl.Series:
     return shared
 
 
-def _runs_frame(records: Mapping[str, _Record]) -> pl.DataFrame:
+def _runs_frame(records: Mapping[str, Record]) -> pl.DataFrame:
     rows = []
     for run_id, record in records.items():
         description, parents = record.description, record.description["parents"]
-        base = records.get(parents.get("base") or "")
         row = {key: record.measures.get(key) for key in RUNS_SCHEMA}
-        if row["pretrain_flops"] is None and base is not None:
-            row["pretrain_flops"] = base.measures.get("pretrain_flops")
+        for base in _bases(records, run_id):
+            if row["pretrain_flops"] is None and base in records:
+                row["pretrain_flops"] = records[base].measures.get("pretrain_flops")
         row |= {key: description.get(key) for key in ("kind", "task", "form", "seed", "model", "train_part", "method")}
         row |= {
             "run_id": run_id,
@@ -556,8 +529,11 @@ def _runs_frame(records: Mapping[str, _Record]) -> pl.DataFrame:
 def _ladder(manifest: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     """Models of each task by size. `x` is what the plots have as compute: see the column `x_axis`."""
     models = pl.concat([manifest.select("task", model=pl.col(side)) for side in ("weak", "strong")]).unique()
+    finetuned = pl.col("kind").is_in(FINETUNED)
     sizes = (
-        runs.filter(pl.col("kind").is_in(FINETUNED))
+        # Probes and prompts have other heads, so they tell the size only of what is never finetuned.
+        runs.filter(pl.col("kind").is_in(PREDICTING) & (pl.col("kind") != "labels"))
+        .filter(finetuned | ~finetuned.any().over("task", "model"))
         .group_by("task", "model")
         .agg(pl.col("n_params").max(), pl.col("n_matmul").max(), pl.col("pretrain_flops").mean())
     )
@@ -582,22 +558,29 @@ def _ladder(manifest: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     ).select("task", "rung", "model", "n_params", "n_matmul", "pretrain_flops", "x", "x_axis")
 
 
-def _missing(store: _Store, rows: pl.DataFrame, done: set[str], damaged: set[str]) -> pl.DataFrame:
+def _missing(store: Store, rows: pl.DataFrame, done: set[str], damaged: set[str], unstopped: set[str]) -> pl.DataFrame:
     ids = sorted({i for role in ROLES for i in rows[f"{role}_id"].unique()} - done - damaged)
-    failed = dict(zip(ids, _parallel(lambda run_id: _has_failed(store, run_id), ids), strict=True))
+    failed = dict(zip(ids, parallel(lambda run_id: _has_failed(store, run_id), ids), strict=True))
     state = {i: "done" for i in done} | {i: "damaged" for i in damaged}
     state |= {i: "failed" if failed[i] else "not finished" for i in ids}
-    return rows.with_columns(
+    states = rows.with_columns(
         pl.col(f"{role}_id").replace_strict(state, return_dtype=pl.String).alias(f"{role}_state") for role in ROLES
     )
+    return states.with_columns(
+        student_state=pl.when(pl.col("student_view").is_in(list(unstopped)))
+        .then(pl.lit("without a step to stop at"))
+        .otherwise(pl.col("student_state"))
+    ).drop("student_view")
 
 
-def _has_failed(store: _Store, run_id: str) -> bool:
+def _has_failed(store: Store, run_id: str) -> bool:
     attempts = store.names(f"runs/{run_id}/attempts")
     return any("error.json" in store.names(f"runs/{run_id}/attempts/{attempt}") for attempt in attempts)
 
 
-def _pairs_frame(manifest: pl.DataFrame, tests: Mapping[str, SharedTest], ladder: pl.DataFrame) -> pl.DataFrame:
+def _pairs_frame(
+    manifest: pl.DataFrame, tests: Mapping[str, SharedTest], views: Mapping[str, _View], ladder: pl.DataFrame
+) -> pl.DataFrame:
     sizes = ladder.select("task", "model", "rung", "pretrain_flops", "x", "x_axis")
     frames = [pl.DataFrame(schema=PAIRS_SCHEMA)]
     for (task,), rows in manifest.group_by("task", maintain_order=True):
@@ -606,7 +589,8 @@ def _pairs_frame(manifest: pl.DataFrame, tests: Mapping[str, SharedTest], ladder
             raise AnalysisError(
                 f"the runs of task {task} have no test example in common, so they cannot be compared; name one sweep"
             )
-        weak, student, ceiling = (test.predictions(rows[f"{role}_id"]) for role in ROLES)
+        names = ("supervisor_id", "student_view", "ceiling_id")
+        weak, student, ceiling = (test.predictions(rows[name]) for name in names)
         gold = test.gold[:, None]
         right, agree = weak == gold, weak == student
         n_right = right.sum(axis=0)
@@ -624,6 +608,7 @@ def _pairs_frame(manifest: pl.DataFrame, tests: Mapping[str, SharedTest], ladder
             }
         scored = rows.with_columns(
             pl.lit(test.n_examples, dtype=pl.Int64).alias("n_test"),
+            pl.Series("stop_step", [views[name].step for name in rows["student_view"]], dtype=pl.Int64),
             *(pl.Series(name, values).fill_nan(None) for name, values in scores.items()),
         )
         weak_sizes = sizes.rename(
@@ -646,7 +631,7 @@ def _pairs_frame(manifest: pl.DataFrame, tests: Mapping[str, SharedTest], ladder
     return pl.concat(frames).sort(PAIR_ORDER)
 
 
-def _versions(records: Iterable[_Record]) -> dict[str, str]:
+def _versions(records: Iterable[Record]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for record in records:
         for package, version in (record.description.get("versions") or {}).items():

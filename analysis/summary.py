@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import polars as pl
 
-from analysis.estimates import Estimates, Section, methods_in_order
+from analysis.estimates import ORACLE_MARK, OWN, Estimates, Section, methods_in_order
 from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
 
 _PROBLEMS_SHOWN = 20
+_METHODS_IN_A_LINE = 6
 
 
 def summary(results: Results, estimates: Estimates) -> list[str]:
@@ -65,7 +66,11 @@ def findings(estimates: Estimates, section: Section) -> list[str]:
         *_ground_truth(ladder),
         *(text for method in methods_in_order(methods["method"]) for text in _method(method, methods)),
         *(text for method in methods_in_order(differences["method"]) for text in _difference(method, differences)),
+        *_by_gap(differences),
         *_agreement(pairs),
+        *_slopes(estimates.of(section, estimates.agreement_slopes)),
+        *_oracle(methods),
+        *_baselines(methods, differences),
     ]
 
 
@@ -163,15 +168,27 @@ def _difference(method: str, differences: pl.DataFrame) -> list[str]:
         f"{method} minus {reference}: mean PGR {_signed(overall, 'pgr_difference')} over"
         f" {_count(n_with_gap, 'pair')} with a gap ({_verdict(overall)}), {accuracy}."
     )
+    return [text]
+
+
+def _by_gap(differences: pl.DataFrame) -> list[str]:
+    """Whether the advantage depends on the distance of the models; of the first methods, the table has all."""
+    methods = methods_in_order(differences["method"])[:_METHODS_IN_A_LINE]
+    return [text for method in methods for text in _of_gap(method, differences)]
+
+
+def _of_gap(method: str, differences: pl.DataFrame) -> list[str]:
+    rows = differences.filter(pl.col("method") == method)
     by_gap = (
         rows.filter(pl.col("size_gap").is_not_null() & pl.col("pgr_difference").is_not_null())
         .sort("size_gap")
         .to_dicts()
     )
     if len(by_gap) < 2:
-        return [text]
+        return []
     parts = [f"{row['size_gap']}: {_signed(row, 'pgr_difference')} (n={row['n_pairs']})" for row in by_gap]
-    return [text, f"By rungs between weak and strong, {method} minus {reference} in PGR is " + "; ".join(parts) + "."]
+    reference = rows["reference"][0]
+    return [f"By rungs between weak and strong, {method} minus {reference} in PGR is " + "; ".join(parts) + "."]
 
 
 def _verdict(row: dict) -> str:
@@ -184,7 +201,7 @@ def _agreement(pairs: pl.DataFrame) -> list[str]:
     """The pair with the largest compute ratio, where agreement says most."""
     lines = []
     widest = pairs.filter(pl.col("size_gap") == pl.col("size_gap").max()).sort("weak_rung")
-    for method in methods_in_order(widest["method"]):
+    for method in methods_in_order(widest["method"])[:_METHODS_IN_A_LINE]:
         row = widest.filter(pl.col("method") == method).row(0, named=True)
         if row["agreement_when_weak_right"] is None or row["agreement_when_weak_wrong"] is None:
             continue
@@ -194,6 +211,51 @@ def _agreement(pairs: pl.DataFrame) -> list[str]:
             f" {_value(row, 'agreement_when_weak_wrong')} where it is wrong."
         )
     return lines
+
+
+def _slopes(slopes: pl.DataFrame) -> list[str]:
+    """Whether larger students imitate mistakes less, under the weakest supervisor with enough students."""
+    if slopes.is_empty():
+        return []
+    rows = {r["method"]: r for r in slopes.filter(pl.col("weak_rung") == pl.col("weak_rung").min()).to_dicts()}
+    shown = methods_in_order(rows)[:_METHODS_IN_A_LINE]
+    weak, axis = next(iter(rows.values()))["weak"], slopes["x_axis"][0]
+    per = {"compute": "per factor of ten in the student's compute", "parameters": "per factor of ten in its size"}
+    text = "; ".join(
+        f"{method} {_signed(rows[method], 'slope')}" for method in shown if rows[method]["slope"] is not None
+    )
+    if not text:
+        return []
+    more = f" (and {len(rows) - len(shown)} more methods in the table)" if len(rows) > len(shown) else ""
+    return [
+        f"Agreement with the mistakes of {weak} changes {per.get(axis, 'per rung of the student')}: {text}{more};"
+        " below zero, larger students imitate mistakes less."
+    ]
+
+
+def _oracle(methods: pl.DataFrame) -> list[str]:
+    """What the mark means, where there is one."""
+    if not methods["oracle"].any():
+        return []
+    return [
+        f"{ORACLE_MARK} marks a diagnostic that looked at ground truth beyond the supervisor's own data: its PGR is"
+        " no method's, and it is drawn with hollow points."
+    ]
+
+
+def _baselines(methods: pl.DataFrame, differences: pl.DataFrame) -> list[str]:
+    """Which methods are measured against a supervisor or ceiling of their own, and what that means for differences."""
+    rows = methods.filter(pl.col("baseline") != OWN).select("method", "baseline").unique().sort("method")
+    if rows.is_empty():
+        return []
+    listed = "; ".join(f"{method} (baseline {baseline})" for method, baseline in rows.iter_rows())
+    text = f"Measured against a supervisor or ceiling of their own: {listed}."
+    if set(differences["method"]) & set(rows["method"]):
+        text += (
+            " Their differences from the reference pair equal weak model, strong model and seeds, each PGR with its own"
+            " supervisor and ceiling; a pair counts only where both have a gap."
+        )
+    return [text]
 
 
 def _count(n: int, noun: str) -> str:

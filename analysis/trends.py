@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.curves import Family
 from analysis.errors import AnalysisError
-from analysis.estimates import SECTION_KEY, Cell, Estimates, Pair, SectionDraws, SectionPairs, agreements
+from analysis.estimates import OWN, SECTION_KEY, Cell, Estimates, Pair, SectionDraws, SectionPairs, agreements
 from analysis.fitting import CurveFit, Curves, fit_curve, fit_many, position
 from analysis.intervals import Interval, interval_of_draws
 
@@ -99,9 +99,10 @@ def trends(estimates: Estimates) -> Trends:
     curves: list[dict[str, Any]] = []
     for grouped, drawn in estimates.sections:
         ladder = estimates.of(grouped.section, estimates.ladder)
-        gaps = estimates.of(grouped.section, estimates.pairs).filter("has_gap").select("weak", "strong").unique()
+        gaps = estimates.of(grouped.section, estimates.pairs).filter("has_gap")
         x = dict(ladder.select("model", "x").iter_rows())
-        _section(grouped, drawn, x, set(gaps.iter_rows()), fits, curves)
+        keys = set(gaps.select("weak", "strong", "baseline").iter_rows())
+        _section(grouped, drawn, x, keys, fits, curves)
     order = [*SECTION_KEY, "quantity", "method", "weak"]
     return Trends(
         fits=pl.DataFrame(fits, schema=FITS_SCHEMA).sort(order, nulls_last=False),
@@ -113,7 +114,7 @@ def _section(
     grouped: SectionPairs,
     drawn: SectionDraws,
     x: Mapping[str, float],
-    gaps: set[tuple[str, str]],
+    gaps: set[tuple[str, str, str]],
     fits: list[dict],
     curves: list[dict],
 ) -> None:
@@ -144,11 +145,18 @@ def _section(
         split = {pair.strong: _agreements(drawn, pair) for pair in pairs}
         for index, quantity in enumerate(AGREEMENTS):
             curve(quantity, {strong: _part(values, index) for strong, values in split.items()}, method, weak)
-        with_gap = [x[pair.strong] for pair in pairs if (weak, pair.strong) in gaps]
-        if student is None or ceiling is None or not with_gap:
+        with_gap = [x[pair.strong] for pair in pairs if pair.gap_key in gaps]
+        if student is None or not with_gap:
             continue
-        supervisor = _accuracy(drawn, grouped.supervisors[weak])
-        pgr = _pgr_curve(student, ceiling, supervisor, drawn.level, from_x=min(with_gap))
+        top, floor = ceiling, grouped.supervisors.get(weak)
+        if any(pair.baseline != OWN for pair in pairs):
+            # Its own ceilings, and its own supervisor if that is the same for all students; else there is no curve.
+            top = curve("ceiling", {pair.strong: _accuracy(drawn, pair.ceiling) for pair in pairs}, method, weak)
+            cells = {pair.supervisor for pair in pairs}
+            floor = cells.pop() if len(cells) == 1 else None
+        if top is None or floor is None:
+            continue
+        pgr = _pgr_curve(student, top, _accuracy(drawn, floor), drawn.level, from_x=min(with_gap))
         if pgr is not None:
             curves.extend(_curve_rows(head | {"quantity": "pgr", "method": method, "weak": weak}, *pgr))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,11 +45,37 @@ class World:
     shuffled: bool = False
     """Write rows in another order in every run, which readers must bear."""
     with_compute: bool = True
+    evaluations: int = 2
+    """Steps 10, 20, ... with predictions; of two, the earlier one predicts class 0 throughout."""
 
 
 def small(**changes: object) -> World:
     """A world of three rungs and few examples, for tests that only need a store."""
     return replace(World(rungs=3, seeds=2, n_test=400), **changes)  # type: ignore[arg-type]
+
+
+def course(
+    final: pl.DataFrame,
+    run_id: str,
+    skill: float,
+    difficulty: np.ndarray,
+    own: np.ndarray,
+    teacher: np.ndarray | None,
+    fraction: float,
+) -> pl.DataFrame:
+    """A run at some fraction of its training: skill peaks before the end, while likeness to the teacher only grows."""
+    rng = np.random.default_rng([zlib.crc32(run_id.encode()), int(1000 * fraction)])
+    likeness = 0.6 * fraction
+    fresh = 0.9 * own + 0.43 * rng.normal(0, np.sqrt(0.5), own.size)
+    noise = fresh if teacher is None else likeness * teacher + np.sqrt(1 - likeness**2) * fresh
+    margin = skill * min(1.0, 1.6 * fraction) + 0.5 * fraction * (1 - fraction) - difficulty - noise
+    correct, p_right = margin > 0, norm.cdf(1.5 * margin)
+    gold = final["gold"].to_numpy()
+    return final.with_columns(
+        prediction=pl.Series(np.where(correct, gold, 1 - gold).astype(np.int8)),
+        correct=pl.Series(correct),
+        p=pl.Series(np.where(gold == 1, p_right, 1 - p_right).astype(np.float32)),
+    ).filter(~pl.col("split").str.starts_with("transfer"))
 
 
 class StoreWriter:
@@ -104,7 +131,7 @@ class StoreWriter:
                 {
                     "example_id": [f"{i:08x}" for i in range(n)],
                     "split": ["test"] * world.n_test + ["transfer/0"] * world.n_other + ["validation"] * world.n_other,
-                    "step": np.full(n, 20),
+                    "step": np.full(n, 10 * world.evaluations),
                     "gold": gold.astype(np.int8),
                     "prediction": np.where(correct, gold, 1 - gold).astype(np.int8),
                     "correct": correct,
@@ -115,6 +142,15 @@ class StoreWriter:
             early = frame.filter(pl.col("split") != "transfer/0").with_columns(
                 step=pl.lit(10, pl.Int64), prediction=pl.lit(0, pl.Int8), correct=pl.col("gold") == 0
             )
+            if world.evaluations == 1:
+                early = early.clear()
+            elif world.evaluations > 2:
+                early = pl.concat(
+                    course(frame, run_id, skill, difficulty, own, teacher, k / world.evaluations).with_columns(
+                        step=pl.lit(10 * k, pl.Int64)
+                    )
+                    for k in range(1, world.evaluations)
+                )
             both = pl.concat([frame, early]).sort("split", "step", "example_id")
             if world.shuffled:
                 both = both.sample(fraction=1.0, shuffle=True, seed=len(rows) + rung + seed)
@@ -206,6 +242,12 @@ def writer(tmp_path: Path) -> StoreWriter:
     root = tmp_path / "store"
     root.mkdir()
     return StoreWriter(root)
+
+
+@pytest.fixture(scope="session")
+def store_writer() -> type[StoreWriter]:
+    """Makes writers into a given folder, for stores that several tests read."""
+    return StoreWriter
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 import analysis
-from analysis.estimates import agreements
+from analysis.estimates import agreements, least_squares_slope
 from analysis.trends import REFUSED
 
 
@@ -194,3 +194,25 @@ def test_curves_with_too_few_points_say_why(reference):
     weak2 = fits.filter(pl.col("quantity") == "student", pl.col("weak") == "rung2")
     assert not weak2["testable"].any()
     assert weak2["diagnosis"].str.contains("not testable").all()
+
+
+def test_slopes_of_agreement_with_mistakes_are_least_squares(reference):
+    _, estimates = reference
+    slopes = estimates.agreement_slopes
+    # the five larger students of rung0 down to the three of rung2; two are no line
+    assert slopes.select("weak", "n_students").unique().sort("weak").rows() == [
+        ("rung0", 5),
+        ("rung1", 4),
+        ("rung2", 3),
+    ]
+    for row in slopes.to_dicts():
+        points = estimates.pairs.filter(method=row["method"], weak=row["weak"])
+        expected = np.polyfit(np.log10(points["strong_x"]), points["agreement_when_weak_wrong"], 1)[0]
+        assert row["slope"] == pytest.approx(expected)
+        assert row["slope_low"] < row["slope"] < row["slope_high"]
+        assert (row["x_axis"], row["n_seeds"]) == ("compute", 3)
+
+
+def test_the_slope_of_a_line_is_its_own():
+    x = np.array([0.0, 1.0, 3.0])
+    np.testing.assert_allclose(least_squares_slope(x, np.stack([2 * x + 1, -x])), [[2.0], [-1.0]])

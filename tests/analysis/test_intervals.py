@@ -109,3 +109,15 @@ def test_a_statistic_that_never_varies_has_a_point_as_interval():
     zeros = np.zeros((100, 1))
     interval = interval_of_draws(np.zeros(1), both=zeros, examples=zeros, seeds=zeros, n_seeds=3)
     assert interval.low[0] == interval.high[0] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_statistic_that_is_nowhere_defined_has_no_interval_and_the_others_keep_theirs():
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=(200, 2))
+    some = values.copy()
+    some[:, 0] = np.nan
+    both = interval_of_draws(np.array([np.nan, 0.0]), both=some, examples=some, seeds=some, n_seeds=3)
+    plain = interval_of_draws(np.zeros(2), both=values, examples=values, seeds=values, n_seeds=3)
+    assert np.isnan(both.low[0])
+    assert both.low[1] == plain.low[1]

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import analysis
 from analysis import plots
+from analysis.plots.style import wrapped
+from analysis.plots.training import evenly
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.2))
@@ -73,3 +75,86 @@ def test_models_without_compute_or_size_are_named_on_the_axis(writer, small_worl
     figure = plots.plot_pgr(pairs, unknown, curves.clear(), "")
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["rung1", "rung2"]
     assert figure.axes[0].get_xlabel() == "strong model"
+
+
+MANY = (
+    "naive",
+    *(f"method{i:02}(strength=0.{i})" for i in range(1, 10)),
+    "confidence(max_weight=0.75, warm_up=0.1), early_stop(rule=oracle) [oracle]",
+    "early_stop(rule=oracle_test) [oracle]",
+)
+
+
+def test_the_comparison_shows_every_method_sorted_with_its_whole_label(writer, small_world):
+    writer.world(small_world(methods=MANY, seeds=1))
+    estimates, _, _, _ = frames(writer.root)
+    figure = plots.plot_methods(estimates.methods, estimates.differences, "")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    shown = [label.replace("\n", "").replace(" ", "") for label in labels]
+    mean = estimates.methods.filter(pl.col("statistic") == "mean").sort("pgr", descending=True)
+    assert shown == [method.replace(" ", "") for method in mean["method"]]
+    assert sum(label.endswith("[oracle]") for label in labels) == 2
+    assert max(len(line) for label in labels for line in label.split("\n")) <= 34
+
+
+def faces(ax, method_row):
+    """Fill of the points at the height of a method."""
+    return {
+        line.get_markerfacecolor()
+        for line in ax.lines
+        if line.get_marker() in ("o", "D") and abs(float(line.get_ydata()[0]) - method_row) < 0.1
+    }
+
+
+def test_methods_that_looked_at_ground_truth_are_hollow(writer, small_world):
+    writer.world(small_world(methods=("naive", "stopped [oracle]"), seeds=1))
+    estimates, _, _, _ = frames(writer.root)
+    left, right = plots.plot_methods(estimates.methods, estimates.differences, "").axes
+    ticks = dict(zip([t.get_text() for t in left.get_yticklabels()], left.get_yticks(), strict=True))
+    for ax in (left, right):
+        assert faces(ax, ticks["stopped [oracle]"]) == {"white"}
+        assert "white" not in faces(ax, ticks["naive"])
+
+
+def test_a_single_method_is_compared_with_nothing(writer, small_world):
+    writer.world(small_world(methods=("naive",), seeds=1))
+    estimates, _, _, _ = frames(writer.root)
+    assert len(plots.plot_methods(estimates.methods, estimates.differences, "").axes) == 1
+
+
+def test_six_methods_get_panels_the_reference_first_and_oracles_last():
+    shown = plots.shown_methods(["z", "a [oracle]", "naive", "b"])
+    assert shown == ["naive", "b", "z", "a [oracle]"]
+    assert plots.shown_methods(MANY) == list(MANY[:6])
+
+
+@given(st.lists(st.text("ab(),= ", min_size=1, max_size=12), min_size=1, max_size=6).map("".join), st.integers(8, 40))
+def test_a_wrapped_label_loses_nothing_but_blanks(label, width):
+    text = wrapped(label, width)
+    assert text.replace("\n", "").replace(" ", "") == label.replace(" ", "")
+
+
+def test_labels_break_after_blanks_commas_and_brackets():
+    assert wrapped("confidence(max_weight=0.75, warm_up=0.1)", 28) == "confidence(max_weight=0.75,\nwarm_up=0.1)"
+    assert wrapped("confidence(max_weight=0.75)", 20) == "confidence(\nmax_weight=0.75)"
+    assert wrapped("short", 20) == "short"
+
+
+def test_students_are_chosen_evenly_with_both_ends():
+    assert evenly(list("abcde"), 3) == ["a", "c", "e"]
+    assert evenly(list("abcdef"), 3)[::2] == ["a", "f"]
+    assert evenly(["a", "b"], 3) == ["a", "b"]
+
+
+def test_differences_with_methods_that_lack_pairs_can_be_drawn(writer, small_world):
+    writer.world(small_world(methods=("naive", "a", "b"), seeds=1))
+    path = writer.root / "sweeps" / "sweep" / "manifest.parquet"
+    rows = pl.read_parquet(path)
+    # method a lacks the widest pair, so that its size gap is in nothing of it
+    rows.filter(
+        ~((pl.col("method") == "a") & (pl.col("weak") == "rung0") & (pl.col("strong") == "rung2"))
+    ).write_parquet(path)
+    estimates, _, _, _ = frames(writer.root)
+    figure = plots.plot_differences(estimates.differences, "", ["naive", "a", "b"])
+    accuracy = [label.get_text().splitlines()[-1] for label in figure.axes[1].get_xticklabels()]
+    assert accuracy == ["n=2\u20133", "n=2", "n=1"]

@@ -24,6 +24,7 @@ def test_the_reference_sweep_is_told_with_intervals_and_n(reference_store):
     by_gap = find(lines, "By rungs between weak and strong")
     assert "5: +" in by_gap  # confidence helps at the largest gap of this world
     assert "1: -" in by_gap  # and hurts at the smallest
+    assert "naive -0." in find(lines, "Agreement with the mistakes of rung0 changes per factor of ten")
 
 
 def test_missing_runs_are_counted_once_each_by_kind(writer, small_world):

@@ -1,0 +1,48 @@
+"""The sweep in one picture."""
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from analysis.estimates import methods_in_order
+from analysis.plots.accuracy import accuracy_panel
+from analysis.plots.differences import difference_panel, reference_of
+from analysis.plots.layout import panels
+from analysis.plots.marks import accuracy_limits
+from analysis.plots.pgr import pgr_limits, pgr_panel
+from analysis.plots.style import in_order, role_handles, style, x_label
+
+
+def plot_overview(
+    pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFrame, differences: pl.DataFrame, caption: str
+) -> Figure:
+    """The sweep in one picture: accuracy under the weakest supervisor, PGR of the reference, and methods compared."""
+    weakest = in_order(pairs, "weak", "weak_rung")[0]
+    method = methods_in_order(pairs["method"])[0]
+    columns = 2 if differences.is_empty() else 3
+    with style():
+        figure, axes = panels(
+            "Weak-to-strong generalization",
+            caption,
+            1,
+            columns,
+            sharey=False,
+            sharex=False,
+            panel_height=3.4,
+            width=4.4 * columns,
+            legend=role_handles(pairs),
+        )
+        accuracy, pgr = axes[0, 0], axes[0, 1]
+        accuracy_panel(accuracy, weakest, pairs, ladder, curves)
+        accuracy.set_ylim(*accuracy_limits(pairs, ladder))
+        accuracy.set_title(f"Accuracy, weakest supervisor ({weakest})")
+        accuracy.set_ylabel("test accuracy")
+        pgr_panel(pgr, method, pairs, ladder, curves, bands=False)
+        pgr.set_ylim(*pgr_limits(pairs))
+        pgr.set_title(f"PGR, {method}, by supervisor")
+        pgr.set_ylabel("PGR")
+        for ax in (accuracy, pgr):
+            ax.set_xlabel(x_label(ladder))
+        if columns == 3:
+            difference_panel(axes[0, 2], "pgr_difference", differences, methods_in_order(pairs["method"]))
+            axes[0, 2].set_title(f"PGR minus that of {reference_of(differences)}, by size gap")
+    return figure

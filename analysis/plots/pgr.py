@@ -1,0 +1,115 @@
+"""PGR against strong compute, and of every pair."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis.estimates import methods_in_order
+from analysis.plots.layout import grid, outer_labels, panels, slanted
+from analysis.plots.marks import lines_by_supervisor
+from analysis.plots.style import NO_GAP_COLOUR, in_order, luminance, style, wrapped, x_label
+
+
+def plot_pgr(pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFrame, caption: str) -> Figure:
+    """PGR against strong compute: a panel per method, a line per supervisor."""
+    methods = methods_in_order(pairs["method"])
+    caption += " Lines: from the fitted curves of student and ceiling. Pairs without a gap have no PGR."
+    caption += " Bars are cut at the frame."
+    with style():
+        figure, axes = panels(
+            "Performance gap recovered (PGR) against strong-model compute", caption, *grid(len(methods))
+        )
+        limits = pgr_limits(pairs)
+        for ax, method in zip(axes.ravel(), methods, strict=False):
+            pgr_panel(ax, method, pairs, ladder, curves)
+            ax.set_ylim(*limits)
+        for ax in axes.ravel()[len(methods) :]:
+            ax.set_axis_off()
+        outer_labels(axes, len(methods), "PGR", x_label(ladder))
+    return figure
+
+
+def plot_pgr_map(pairs: pl.DataFrame, ladder: pl.DataFrame, caption: str) -> Figure:
+    """Weak x strong map of PGR per method, with the interval in each cell."""
+    methods = methods_in_order(pairs["method"])
+    weak_models, strong_models = in_order(pairs, "weak", "weak_rung"), in_order(pairs, "strong", "strong_rung")
+    rows, columns = grid(len(methods))
+    height = max(0.62 * len(weak_models) + 0.75, 1.9)
+    with style():
+        figure, axes = panels(
+            "PGR of every pair",
+            caption,
+            rows,
+            columns,
+            panel_height=height,
+            width=max(5.2, columns * (0.85 * len(strong_models) + 0.6)),
+            sharex=False,
+            sharey=False,
+        )
+        colours = mpl.colormaps["YlGnBu"]
+        for ax, method in zip(axes.ravel(), methods, strict=False):
+            _pgr_map_panel(ax, method, pairs.filter(pl.col("method") == method), weak_models, strong_models, colours)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("weak supervisor")
+        for ax in axes.ravel()[len(methods) :]:
+            ax.set_axis_off()
+        scale = ScalarMappable(norm=Normalize(0, 1), cmap=colours)
+        bar = figure.colorbar(scale, ax=axes.ravel().tolist(), shrink=0.8, pad=0.015, aspect=24)
+        bar.set_label("PGR")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def pgr_panel(
+    ax: Axes, method: str, pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFrame, *, bands: bool = True
+) -> None:
+    for level in (0, 1):
+        ax.axhline(level, color="#999999", linewidth=0.9, linestyle="-" if level == 0 else (0, (4, 2)))
+    lines_by_supervisor(ax, "pgr", method, pairs, ladder, curves, bands=bands)
+    ax.set_title(wrapped(method, 38))
+
+
+def _pgr_map_panel(
+    ax: Axes,
+    method: str,
+    rows: pl.DataFrame,
+    weak_models: Sequence[str],
+    strong_models: Sequence[str],
+    colours: Colormap,
+) -> None:
+    for row in rows.iter_rows(named=True):
+        x, y = strong_models.index(row["strong"]), weak_models.index(row["weak"])
+        if row["pgr"] is None:
+            ax.add_patch(
+                Rectangle(
+                    (x - 0.5, y - 0.5), 1, 1, facecolor=NO_GAP_COLOUR, hatch="////", edgecolor="#c8c8c8", linewidth=0
+                )
+            )
+            ax.text(x, y, "no gap", ha="center", va="center", fontsize=7.5, color="#555555")
+            continue
+        face = colours(float(np.clip(row["pgr"], 0, 1)))
+        ink = "white" if luminance(face) < 0.45 else "#111111"
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
+        ax.text(x, y - 0.13, f"{row['pgr']:.2f}", ha="center", va="center", fontsize=9.5, color=ink, fontweight="bold")
+        bounds = f"{row['pgr_low']:.2f} to {row['pgr_high']:.2f}"
+        ax.text(x, y + 0.24, bounds, ha="center", va="center", fontsize=6, color=ink)
+    ax.set_xlim(-0.5, len(strong_models) - 0.5)
+    ax.set_ylim(len(weak_models) - 0.5, -0.5)
+    ax.set_xticks(range(len(strong_models)), strong_models, **slanted(strong_models, 12))
+    ax.set_yticks(range(len(weak_models)), weak_models)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.set(title=wrapped(method, 38), xlabel="strong student")
+
+
+def pgr_limits(pairs: pl.DataFrame) -> tuple[float, float]:
+    values = [value for value in pairs["pgr"] if value is not None]
+    return min(-0.1, min(values, default=0) - 0.15), max(1.1, max(values, default=1) + 0.15)

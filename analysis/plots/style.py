@@ -1,0 +1,154 @@
+"""The look that all figures share: fonts, colours, captions, and how a figure becomes bytes."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.estimates import Options, is_oracle, methods_in_order
+from analysis.intervals import FEW_SEEDS
+
+METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+CEILING_COLOUR = "#1a1a1a"
+FLOOR_COLOUR = "#7a7a7a"
+GRID_COLOUR = "#e6e6e6"
+TEXT_COLOUR = "#333333"
+NO_GAP_COLOUR = "#f2f2f2"
+AXIS_LABELS = {
+    "compute": "strong model: pretraining compute (FLOPs, log)",
+    "parameters": "strong model: matrix-multiplied parameters (log)",
+    "rung": "strong model",
+}
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": TEXT_COLOUR,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID_COLOUR,
+    "grid.linewidth": 0.8,
+    "text.color": TEXT_COLOUR,
+    "xtick.color": TEXT_COLOUR,
+    "ytick.color": TEXT_COLOUR,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.5,
+    "hatch.color": "#c8c8c8",
+    "svg.hashsalt": "w2s",  # so that the same figure is the same file
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of all figures; hold it both while drawing and while saving."""
+    with mpl.rc_context(cast(Any, _STYLE)):
+        yield
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """A figure as `png` and `svg`, the same bytes each time."""
+    rendered = {}
+    with style():
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            rendered[kind] = buffer.getvalue()
+            figure.set_layout_engine("none")  # the layout found for the first serves the second
+    return rendered
+
+
+def interval_caption(frame: pl.DataFrame, options: Options) -> str:
+    """n of examples, seeds and resamples behind a frame with `n_test` and `n_seeds`."""
+    seeds = _range_text(frame["n_seeds"].to_list())
+    text = (
+        f"Means over {seeds} seed{'' if seeds == '1' else 's'} on {_range_text(frame['n_test'].to_list())} test"
+        " examples;"
+        f" bars and bands are {options.level:.0%} intervals of {options.draws:,} joint resamples"
+    )
+    fewest = min(frame["n_seeds"].to_list(), default=0)
+    if fewest == 1:
+        return text + " of test examples only (one seed says nothing of seeds)."
+    return text + (f" (fewer than {FEW_SEEDS} seeds: wide and rough)." if fewest < FEW_SEEDS else ".")
+
+
+def shown_methods(methods: Iterable[str]) -> list[str]:
+    """The methods that get a colour and panels of their own: the first in order, as many as there are colours."""
+    return methods_in_order(methods)[: len(METHOD_COLOURS)]
+
+
+def wrapped(label: str, width: int) -> str:
+    """A label in lines of at most `width` characters where it can be broken: after a space, a comma or a bracket."""
+    lines = [""]
+    for piece in re.split(r"(?<=[ ,(])(?! )", label):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def method_line(methods: Sequence[str], method: str) -> dict[str, Any]:
+    """Look of a method's points: hollow when it looked at ground truth."""
+    colour = method_colour(methods, method)
+    return {"color": colour, "marker": "o", "markerfacecolor": "white" if is_oracle(method) else colour}
+
+
+def method_colour(methods: Sequence[str], method: str) -> str:
+    return METHOD_COLOURS[methods.index(method) % len(METHOD_COLOURS)]
+
+
+def supervisor_colour(index: int, count: int) -> str:
+    position = 0.05 + 0.75 * index / max(count - 1, 1)  # the lightest end of the map is unreadable on white
+    return to_hex(mpl.colormaps["viridis"](position))
+
+
+def luminance(colour: Sequence[float]) -> float:
+    red, green, blue = to_rgb(colour)  # type: ignore[arg-type]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def x_label(ladder: pl.DataFrame) -> str:
+    return AXIS_LABELS[ladder["x_axis"][0]]
+
+
+def _range_text(values: Sequence[int]) -> str:
+    low, high = min(values, default=0), max(values, default=0)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def role_handles(pairs: pl.DataFrame, wrap: int | None = None) -> list[Line2D]:
+    """Legend of ceiling, students and supervisor; labels in lines of at most `wrap` characters."""
+    methods = methods_in_order(pairs["method"])
+    labels = {m: f"student, {m}" for m in methods}
+    students = [
+        Line2D([], [], **method_line(methods, m), label=wrapped(labels[m], wrap) if wrap else labels[m])
+        for m in methods
+    ]
+    ceiling = Line2D([], [], color=CEILING_COLOUR, marker="D", markersize=3.6, label="strong ceiling (ground truth)")
+    floor = Line2D(
+        [], [], color=FLOOR_COLOUR, linestyle=(0, (4, 2)), marker="s", markersize=4.2, label="weak supervisor"
+    )
+    return [ceiling, *students, floor]
+
+
+def in_order(pairs: pl.DataFrame, model: str, rung: str) -> list[str]:
+    return pairs.select(model, rung).unique().sort(rung)[model].to_list()

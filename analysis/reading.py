@@ -1,0 +1,209 @@
+"""Reading finished runs from the store: only what a `DONE` file names and whose SHA-256 fits."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import polars as pl
+
+from analysis import metrics
+
+READERS = 8
+FINETUNED = ("ground_truth", "transfer")
+PREDICTING = (*FINETUNED, "probe", "prompt", "labels")
+"""Kinds of runs that leave predictions. `labels` are derived ones: ensembles, filters, controls."""
+REMEDY = "Remedy: run the sweep again; what is missing or damaged is made anew"
+_PREDICTIONS_SCHEMA: dict[str, Any] = {
+    "example_id": pl.String,
+    "split": pl.String,
+    "step": pl.Int64,
+    "gold": pl.Int8,
+    "prediction": pl.Int8,
+    "correct": pl.Boolean,
+    "p": pl.Float32,
+}
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A storage on any fsspec file system."""
+
+    fs: Any
+    root: str
+
+    def read(self, path: str) -> bytes:
+        return self.fs.cat_file(f"{self.root}/{path}")
+
+    def names(self, folder: str) -> list[str]:
+        """Names in a folder, sorted; none when there is no such folder."""
+        try:
+            entries = self.fs.ls(f"{self.root}/{folder}", detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run as its files tell it."""
+
+    run_id: str
+    attempt: str
+    files: Mapping[str, Mapping[str, Any]]
+    description: Mapping[str, Any]
+    measures: Mapping[str, Any]
+    test: pl.DataFrame | None = None
+    """Test rows of the final step, sorted by example_id; None for runs that predict nothing."""
+    step: int = 0
+    """The final step."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class Unreadable(Exception):
+    """A run or file is damaged; the text names it."""
+
+
+def read_runs(store: Store, run_ids: set[str], problems: list[str]) -> tuple[dict[str, Record], int, set[str]]:
+    """All runs asked for and all that they came from: (records by id, how many are not finished, damaged ids)."""
+    records: dict[str, Record] = {}
+    seen: set[str] = set()
+    damaged: set[str] = set()
+    unfinished = 0
+    wanted = sorted(run_ids)
+    while wanted:
+        seen.update(wanted)
+        for run_id, outcome in zip(wanted, parallel(lambda i: _try_read(store, i), wanted), strict=True):
+            if isinstance(outcome, Unreadable):
+                problems.append(f"{outcome}; the run is left out. {REMEDY}")
+                damaged.add(run_id)
+            elif outcome is None:
+                unfinished += 1
+            else:
+                records[run_id] = outcome
+        parents = {p for r in records.values() for p in r.description["parents"].values() if p and isinstance(p, str)}
+        wanted = sorted(parents - seen)
+    return dict(sorted(records.items())), unfinished, damaged
+
+
+def read_run(store: Store, run_id: str, *, with_predictions: bool) -> Record | None:
+    """One run from its files; None when it is not finished."""
+    done_path = f"runs/{run_id}/DONE"
+    try:
+        raw = store.read(done_path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unreadable(f"{done_path} cannot be read ({first_line(error)})") from None
+    done = _json(raw, done_path)
+    attempt, files = done.get("attempt"), done.get("files")
+    if not isinstance(attempt, str) or "/" in attempt or not isinstance(files, dict):
+        raise Unreadable(f"{done_path} does not name an attempt and its files")
+    record = Record(run_id, attempt, files, {}, {})
+    description = _json(_checked(store, record, "run.json"), path_of(record, "run.json"))
+    measures = _json(_checked(store, record, "metrics.json"), path_of(record, "metrics.json"))
+    for key in ("kind", "model", "task", "seed", "train_part", "method", "parents"):
+        if key not in description:
+            raise Unreadable(f"{path_of(record, 'run.json')} lacks the key {key!r}")
+    if not isinstance(description["parents"], dict):
+        raise Unreadable(f"{path_of(record, 'run.json')}: parents is not a mapping")
+    record = Record(run_id, attempt, files, description, measures)
+    if not with_predictions or description["kind"] not in PREDICTING:
+        return record
+    final = read_predictions(store, record)
+    test = final.filter(pl.col("split") == "test").drop("split", "step").sort("example_id")
+    if test.is_empty() and description["kind"] == "labels":
+        return record  # labels of training examples only; whoever is compared by them will be told
+    check_test(test, path_of(record, "predictions.parquet"))
+    return replace(record, test=test.drop("correct", "p"), step=int(final["step"][0]), scores=_scores(test))
+
+
+def read_predictions(store: Store, record: Record, *, every_step: bool = False) -> pl.DataFrame:
+    """All rows of the final step, or of every step."""
+    path = path_of(record, "predictions.parquet")
+    raw = _checked(store, record, "predictions.parquet")
+    try:
+        frame = pl.read_parquet(io.BytesIO(raw), columns=list(_PREDICTIONS_SCHEMA))
+        frame = frame.select(pl.col(column).cast(kind) for column, kind in _PREDICTIONS_SCHEMA.items())
+        frame = frame.with_columns(pl.col("p").fill_nan(None))  # either way there is no probability
+    except pl.exceptions.PolarsError as error:
+        raise Unreadable(f"{path} cannot be read as predictions ({first_line(error)})") from None
+    return frame if every_step else frame.filter(pl.col("step") == pl.col("step").max())
+
+
+def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        return list(pool.map(function, items))
+
+
+def _try_read(store: Store, run_id: str) -> "Record | Unreadable | None":
+    try:
+        return read_run(store, run_id, with_predictions=True)
+    except Unreadable as error:
+        return error
+
+
+def check_test(test: pl.DataFrame, path: str) -> None:
+    if test.is_empty():
+        raise Unreadable(f"{path} has no rows of split 'test' at its final step")
+    if test["example_id"].null_count() or test["gold"].null_count() or test["prediction"].null_count():
+        raise Unreadable(f"{path} has empty cells in example_id, gold or prediction")
+    twice = test.height - test["example_id"].n_unique()
+    if twice:
+        raise Unreadable(f"{path} has {twice} test examples twice at its final step")
+    wrong = test.filter(pl.col("correct") != (pl.col("gold") == pl.col("prediction"))).height
+    if wrong:
+        raise Unreadable(f"{path}: the column correct contradicts gold and prediction in {wrong} test rows")
+
+
+def _scores(test: pl.DataFrame) -> dict[str, float]:
+    gold, prediction = test["gold"].to_numpy(), test["prediction"].to_numpy()
+    scores = {"n_test": gold.size, "accuracy": metrics.accuracy(gold, prediction)}
+    if test["p"].null_count() == 0:
+        p = test["p"].to_numpy()
+        scores |= {
+            "auroc": metrics.auroc(gold, p),
+            "log_loss": metrics.log_loss(gold, p),
+            "calibration_error": metrics.calibration_error(gold, p),
+        }
+    return scores
+
+
+def _checked(store: Store, record: Record, name: str) -> bytes:
+    """A file's bytes, when they are the ones that DONE names."""
+    path = path_of(record, name)
+    expected = record.files.get(name)
+    if not isinstance(expected, dict) or "sha256" not in expected:
+        raise Unreadable(f"runs/{record.run_id}/DONE does not name {name}")
+    try:
+        raw = store.read(path)
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read ({first_line(error)})") from None
+    actual = hashlib.sha256(raw).hexdigest()
+    if actual != expected["sha256"]:
+        raise Unreadable(f"{path} is damaged: its SHA-256 is {actual[:12]}..., DONE says {expected['sha256'][:12]}...")
+    return raw
+
+
+def path_of(record: Record, name: str) -> str:
+    return f"runs/{record.run_id}/attempts/{record.attempt}/{name}"
+
+
+def _json(raw: bytes, path: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise Unreadable(f"{path} is not JSON ({first_line(error)})") from None
+    if not isinstance(value, dict):
+        raise Unreadable(f"{path} does not hold a JSON object")
+    return value
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,166 @@
+"""How accuracy and agreement move during training, and where early stopping would have stopped.
+
+Overfitting to weak labels shows within one epoch (Burns et al. 2023, section 5.1.1, figures 7 and 13): for the pairs of
+the weakest supervisor, whose students have most to unlearn, each student is scored at every evaluation.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.errors import AnalysisError
+from analysis.estimates import BOUNDS, SECTION_KEY, Estimates, Pair, Section
+from analysis.intervals import joint_draws
+from analysis.reading import READERS
+from analysis.results import Results, SharedTest
+from analysis.stopping import Stop, stop_step, weak_labels
+
+MIN_STEPS = 3
+"""Evaluations that a course of training needs to be shown."""
+STOPS = (Stop.WEAK, Stop.ORACLE)
+TRAINING_SCHEMA: dict[str, Any] = (
+    dict.fromkeys((*SECTION_KEY, "method", "weak", "strong"), pl.String)
+    | {"strong_rung": pl.Int64, "point": pl.String, "step_fraction": pl.Float64}
+    | {f"{name}{bound}": pl.Float64 for name in ("accuracy", "agreement") for bound in BOUNDS}
+    | {"supervisor_acc": pl.Float64, "ceiling_acc": pl.Float64, "n_seeds": pl.Int64, "n_test": pl.Int64}
+)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One student at its evaluations."""
+
+    fractions: tuple[float, ...]
+    """Of the training steps."""
+    prediction: np.ndarray
+    """On the shared test examples, shape (example, step)."""
+    stops: Mapping[Stop, int]
+    """Position of the step at which each rule stops; a rule that cannot be applied is absent."""
+
+
+def training(results: Results, estimates: Estimates) -> pl.DataFrame:
+    """Courses of training under the weakest supervisor, means over seeds with joint intervals (`TRAINING_SCHEMA`).
+
+    Only students that count at their last step and were evaluated at least three times. `point` is `step` for an
+    evaluation that all seeds share; `weak` and `oracle` for where early stopping would have stopped, each seed at its
+    own step, `step_fraction` being the mean. Agreement is with the pair's supervisor, on test.
+
+    Raises:
+        AnalysisError: A file that was readable before is damaged now.
+    """
+    rows: list[dict[str, Any]] = []
+    for grouped, drawn in estimates.sections:
+        measured = estimates.of(grouped.section, estimates.pairs)
+        weakest = measured.sort("weak_rung")["weak"][0]
+        scores = {(r["method"], r["weak"], r["strong"]): r for r in measured.to_dicts()}
+        pairs = [pair for pair in grouped.pairs if pair.weak == weakest and pair.stop == Stop.LAST]
+        test = results.tests[grouped.section.task]
+        for strong in sorted({pair.strong for pair in pairs}):
+            chosen = [pair for pair in pairs if pair.strong == strong]
+            courses = _courses(results, test, chosen)
+            shown = [(pair, courses[pair]) for pair in chosen if pair in courses]
+            for row in _rows(shown, test, estimates.options.draws, estimates.options.random_seed, drawn.level):
+                score = scores[row["method"], weakest, strong]
+                kept = {name: score[name] for name in ("strong_rung", "ceiling_acc")}
+                kept["supervisor_acc"] = score["weak_acc"]
+                rows.append(_head(grouped.section) | row | kept | {"n_test": test.n_examples})
+    frame = pl.DataFrame(rows, schema=TRAINING_SCHEMA)
+    return frame.sort(*SECTION_KEY, "strong_rung", "method", "point", "step_fraction")
+
+
+def _head(section: Section) -> dict[str, Any]:
+    return dict(section._asdict())
+
+
+def _courses(results: Results, test: SharedTest, pairs: Sequence[Pair]) -> dict[Pair, list[_Course]]:
+    """The courses of each pair by seed; pairs with too few evaluations are absent."""
+    sources = dict(results.runs.select("run_id", "supervisor_id").iter_rows())
+    students = sorted({run_id for pair in pairs for run_id in pair.student.run_ids})
+    labelled = sorted({source for source in map(sources.get, students) if source})
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        labels = dict(zip(labelled, pool.map(lambda i: _labels(results, i), labelled), strict=True))
+        made = pool.map(lambda i: _course(results, test, i, labels.get(sources.get(i) or "")), students)
+        course = dict(zip(students, made, strict=True))
+    found = {pair: [course[run_id] for run_id in pair.student.run_ids] for pair in pairs}
+    return {pair: courses for pair, courses in found.items() if len(_common(courses)) >= MIN_STEPS}
+
+
+def _labels(results: Results, source: str) -> pl.DataFrame | None:
+    try:
+        return weak_labels(results.evaluations(source))
+    except AnalysisError:
+        return None  # a source that is not there any more: no mark where its labels would stop
+
+
+def _course(results: Results, test: SharedTest, student: str, labels: pl.DataFrame | None) -> _Course:
+    evaluations = results.evaluations(student)
+    rows = evaluations.filter(pl.col("split") == "test", pl.col("example_id").is_in(test.example_ids.implode()))
+    complete = rows.group_by("step").len().filter(pl.col("len") == test.n_examples)["step"].sort()
+    rows = rows.filter(pl.col("step").is_in(complete.implode())).sort("step", "example_id")
+    prediction = rows["prediction"].to_numpy().reshape(len(complete), test.n_examples).T
+    last = max(complete, default=1)
+    position = {step: index for index, step in enumerate(complete)}
+    stops: dict[Stop, int] = {}
+    for stop in STOPS:
+        try:
+            step = stop_step(evaluations, stop, labels)
+        except AnalysisError:
+            continue
+        if step in position:
+            stops[stop] = position[step]
+    return _Course(tuple(round(step / last, 4) for step in complete), prediction, stops)
+
+
+def _common(courses: Sequence[_Course]) -> list[float]:
+    """Fractions of training at which all seeds were evaluated."""
+    return sorted(set.intersection(*(set(course.fractions) for course in courses)))
+
+
+def _rows(
+    shown: Sequence[tuple[Pair, Sequence[_Course]]], test: SharedTest, draws: int, random_seed: int, level: float
+) -> list[dict[str, Any]]:
+    """Rows of one student model: one joint resampling for all its methods."""
+    if not shown:
+        return []
+    seeds = sorted({seed for pair, _ in shown for seed in pair.student.seeds})
+    heads: list[dict[str, Any]] = []
+    values: list[np.ndarray] = []
+    by_seed: list[np.ndarray] = []
+
+    def add(pair: Pair, per_run: np.ndarray) -> None:
+        """`per_run`: bool, shape (example, seed)."""
+        values.append(per_run.mean(axis=1, dtype=np.float32))
+        means = np.full(len(seeds), np.nan)
+        means[[seeds.index(seed) for seed in pair.student.seeds]] = per_run.mean(axis=0)
+        by_seed.append(means)
+
+    for pair, courses in shown:
+        weak = test.predictions(pair.supervisor.run_ids)
+        picks = [("step", x, [course.fractions.index(x) for course in courses]) for x in _common(courses)]
+        for stop in STOPS:
+            if all(stop in course.stops for course in courses):
+                chosen = [course.stops[stop] for course in courses]
+                mean = np.mean([course.fractions[index] for course, index in zip(courses, chosen, strict=True)])
+                picks.append((stop.value, float(mean), chosen))
+        for point, fraction, indices in picks:
+            student = np.stack([c.prediction[:, index] for c, index in zip(courses, indices, strict=True)], axis=1)
+            add(pair, student == test.gold[:, None])
+            add(pair, student == weak)
+            heads.append(
+                {"method": pair.method, "weak": pair.weak, "strong": pair.strong, "point": point}
+                | {"step_fraction": fraction, "n_seeds": len(pair.student.seeds)}
+            )
+    resampled = joint_draws(np.stack(values, axis=1), np.stack(by_seed), n_draws=draws, random_seed=random_seed)
+    rows = []
+    for index, head in enumerate(heads):
+        interval = resampled.interval(lambda a: a, [2 * index, 2 * index + 1], level=level)
+        bounds = zip(BOUNDS, (interval.estimate, interval.low, interval.high), strict=True)
+        both = {
+            f"{name}{bound}": float(v[k]) for bound, v in bounds for k, name in enumerate(("accuracy", "agreement"))
+        }
+        rows.append(head | both)
+    return rows
