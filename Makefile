@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: sweep test check format bench clean
+.PHONY: sweep studies test check format bench clean
 
 sweep: $(VENV)/.run  ## pretrain the offline ladder, sweep it, write the report
 	$(BIN)/w2s run examples/facts.yaml
+
+studies: $(VENV)/.run  ## every study of the paper on the offline ladder: a report each, in one storage
+	@for spec in examples/studies/[0-9]*.yaml; do echo "$$spec"; $(BIN)/w2s run $$spec || exit $$?; done
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest

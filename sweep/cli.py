@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sweep import commands
 from sweep.errors import SweepError
+from sweep.plan import KINDS
 from sweep.spec import nearest
 from w2s.errors import W2SError
 
@@ -39,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)
     run.add_argument(
-        "--only", action="append", default=[], metavar="KIND|ID", help="only these runs and what they need"
+        "--only",
+        action="append",
+        default=[],
+        metavar="KIND|ID",
+        help="only these runs and what they need; may be given several times. KIND is one of "
+        f"{', '.join(KINDS)}; ids (or how they begin) are listed by w2s plan SPEC --list",
     )
     run.add_argument("--retry-failed", action="store_true", help="also runs that failed the same way every time")
     run.add_argument("--address", help="a Ray cluster (auto, or host:port); otherwise RAY_ADDRESS, or this machine")
@@ -73,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     gc.add_argument("--delete", action="store_true", help="delete what is listed")
 
     add("tasks", "list where tasks come from")
-    add("methods", "list the methods: how a student learns from weak labels")
+    methods = add("methods", "list the methods: how a student learns from weak labels")
+    methods.add_argument("method", nargs="*", metavar="METHOD", help="only these, with their parameters")
     models = add("models", "list model families whose pretraining compute is known, or inspect checkpoints")
     models.add_argument("model", nargs="*", metavar="MODEL", help="folders or hub ids to inspect")
     return parser

@@ -1,33 +1,48 @@
 """What each command of `w2s` does. Returns exit codes; raises the packages' own errors for a person to read."""
 
 import argparse
+import ast
+import inspect
+import itertools
 import json
 import shlex
 import sys
+import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sweep.errors import SpecError, SweepError
+from sweep.errors import SpecError, StoreError, SweepError
 from sweep.gc import delete, find_garbage
 from sweep.manifest import write_manifest
 from sweep.plan import KINDS, Plan
+from sweep.progress import duration
 from sweep.session import Session
+from sweep.spec import nearest
 from sweep.state import Standing, State, stand
-from sweep.store import Store
+from sweep.store import CorruptEntryError, Store
+from w2s.config import MethodSpec
+from w2s.errors import ModelError
+from w2s.tasks.base import left_out
 
 WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)
 NOMINAL_GPU_FLOPS = 1e14
 """FLOP/s that `w2s plan` assumes of a GPU for its hours: 100 TFLOP/s, a tenth of an H100's bf16 peak."""
 
+NOMINAL_CORE_FLOPS = 2e10
+"""FLOP/s of one CPU core that `w2s plan` assumes for what a GPU would do in less than a minute: about what the offline
+sweep reaches."""
+LOOKED_AT = 300
+"""Runs whose measurements are read, at most, to say how many texts were cut."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)  # pipes do not wrap
 
 
 # -- plan ------------------------------------------------------------------------------------------------------
@@ -42,20 +57,27 @@ def plan(args: argparse.Namespace) -> int:
         return 0
     plan = session.plan
     todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
+    _warn_unwritable(session.store)
     console.print(
         f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}"
     )
+    for name, task in session.inputs.tasks.items():
+        sizes = ", ".join(f"{part} {n:,}" for part, n in task.summary.sizes.items())
+        without = left_out(task.summary.dropped)
+        console.print(f"task {name}: {sizes}" + (f"; rows left out: {without}" if without else ""))
+    if not session.spec.rung_pairs():
+        console.print("no pairs: the ladder has one rung, and a pair needs a weaker and a stronger one")
     console.print(_counts_table(plan, standings))
+    _name_damaged(plan, standings)
     console.print(
         f"sharing: trained one by one, the pairs would ask for {plan.requested:,} supervisors, students and ceilings; "
         f"the plan has {sum(run.task is not None for run in plan.runs.values()):,}"
     )
+    for line in plan.not_applicable:
+        console.print(f"not applicable: {line}")
     work = sum(plan.runs[run_id].work for run_id in todo)
     path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
-    console.print(
-        f"to run: {work:.2e} FLOPs ({work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at "
-        f"{NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s), longest chain {path:.2e}"
-    )
+    console.print(f"to run: {work:.2e} FLOPs ({_time(work)}), longest chain {path:.2e}" if todo else "nothing to run")
     memory = max((run.memory for run in plan.runs.values()), default=0)
     console.print(f"memory: at most {_size(memory)} on a device for one run")
     console.print(f"storage: about {_size(_disk(plan))} in all")
@@ -77,6 +99,27 @@ def _counts_table(plan: Plan, standings: Mapping[str, Standing]) -> Table:
         cells = [f"{count[state]:,}" if count[state] else "·" for state in states]
         table.add_row(kind.replace("_", " "), f"{len(ids):,}", *cells, f"{flops:.1e}" if flops else "·")
     return table
+
+
+def _time(work: float) -> str:
+    """Time for so many FLOPs on a nominal GPU, or on one core where a GPU is not needed."""
+    if work / NOMINAL_GPU_FLOPS < 60:
+        time = duration(max(1.0, work / NOMINAL_CORE_FLOPS))
+        return f"about {time} of one CPU core at {NOMINAL_CORE_FLOPS / 1e9:g} GFLOP/s"
+    return f"{work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s"
+
+
+def _warn_unwritable(store: Store) -> None:
+    if not store.seems_writable():
+        print(f"storage '{store.root}' is not writable for this user; w2s run would refuse it", file=sys.stderr)
+
+
+def _name_damaged(plan: Plan, standings: Mapping[str, Standing]) -> None:
+    damaged = [(run_id, s.reason) for run_id, s in standings.items() if s.reason.startswith("damaged")]
+    for run_id, reason in damaged[:5]:
+        print(f"{plan.runs[run_id].label} ({run_id}): {reason}; the next w2s run makes it again")
+    if len(damaged) > 5:
+        print(f"and {len(damaged) - 5} more damaged runs")
 
 
 def _disk(plan: Plan) -> float:
@@ -120,7 +163,9 @@ def ladder(args: argparse.Namespace) -> int:
         )
     for rung in session.spec.ladder.rungs:
         if not any(session.plan.runs[run_id].rung == rung.name for run_id in rungs):
-            table.add_row(rung.name, "·", "", "", "", getattr(rung, "model", ""))
+            model = session.inputs.models[rung.name]
+            sizes = (f"{model.n_params:,}", f"{model.n_matmul:,}", f"{model.pretrain_flops:.2e}")
+            table.add_row(rung.name, "·", *sizes, getattr(rung, "model", ""))
     console.print(table)
     return code
 
@@ -131,6 +176,14 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
     standings = stand(plan, store, verify=True)
     wanted = plan.with_ancestors(chosen)
     store.check_writable()
+    alive = [i for i in wanted if standings[i].state == State.RUNNING]
+    if alive:
+        hosts = sorted({beat.host for i in alive for beat in store.heartbeats(i)[-1:]})
+        print(
+            f"another w2s run is at work here ({_count(len(alive), 'run')} alive on {', '.join(hosts)}); equal work"
+            " may be done twice",
+            file=sys.stderr,
+        )
     if plan.pairs:
         write_manifest(store, session.spec, plan, session.file)
     for run_id in wanted:
@@ -153,11 +206,10 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
-        print(
-            f"{len(outcome.done)} of {len(todo)} runs done now, {len(wanted) - len(todo)} were in {store.root} already"
-        )
+        print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
+        done |= outcome.done
     else:
-        print(f"nothing to run: {len(wanted) - len(failed) - len(blocked)} of {len(wanted)} runs are in {store.root}")
+        print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")
     for run_id, message in failed.items():
         again = "; only --retry-failed tries it again" if run_id in given_up else ""
         print(
@@ -165,12 +217,41 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
             f"  w2s show {run_id} --storage {shlex.quote(store.root)}"
         )
     if blocked:
-        print(f"blocked by these: {len(blocked)} runs, such as {plan.runs[sorted(blocked)[0]].label}")
+        print(f"blocked by these: {_count(len(blocked), 'run')}, such as {plan.runs[sorted(blocked)[0]].label}")
+    for line in _truncated(session, done):
+        print(line)
     if interrupted:
         print("interrupted; the same command goes on where it stopped")
     if interrupted:
         return INTERRUPTED
     return 1 if failed or blocked else 0
+
+
+def _truncated(session: Session, done: Collection[str]) -> list[str]:
+    """A line for each task some of whose texts were cut. One run tells for all of its task, rung and part."""
+    alike: dict[tuple, str] = {}
+    for run_id, run in session.plan.runs.items():
+        if run_id in done and run.task is not None and run.settings is not None:
+            alike.setdefault((run.task.spec.name, run.rung, run.train_part, run.states_labels), run_id)
+    most: dict[str, tuple[int, int]] = {}
+    for (task, rung, *_), run_id in list(alike.items())[:LOOKED_AT]:
+        settings = session.plan.runs[run_id].settings
+        assert settings is not None
+        try:
+            count = session.store.read_json(run_id, "metrics.json").get("truncated") or 0
+        except StoreError:  # the report names what is damaged
+            continue
+        bound = min(settings.max_length, session.inputs.models[rung].max_positions or settings.max_length)
+        most[task] = max(most.get(task, (0, 0)), (count, bound))
+    return [
+        f"task {task}: up to {_count(count, 'text')} cut at {bound} tokens (finetune.max_length, or a model's limit)"
+        for task, (count, bound) in most.items()
+        if count
+    ]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
 # -- status ----------------------------------------------------------------------------------------------------
@@ -179,14 +260,16 @@ def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address:
 def status(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     plan, standings = session.plan, stand(session.plan, session.store)
+    _warn_unwritable(session.store)
     console.print(f"sweep [bold]{session.sweep_id}[/bold] in {session.store.root}")
     console.print(_counts_table(plan, standings))
+    _name_damaged(plan, standings)
     work = {i: run.work for i, run in plan.runs.items()}
     done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
-    console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs are done")
+    console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
-        if standing.state != State.DONE and (args.list or notable):
+        if standing.state != State.DONE and (notable or (args.list and not standing.reason.startswith("damaged"))):
             print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}")
     return 1 if any(s.state in (State.FAILED, State.GIVEN_UP, State.BLOCKED) for s in standings.values()) else 0
 
@@ -273,23 +356,42 @@ def show(args: argparse.Namespace) -> int:
     found = [(Store(p), i) for p in places for i in Store(p).run_folders() if i.startswith(args.run_id)]
     if not found:
         raise SweepError(f"no run '{args.run_id}' in {', '.join(places) or 'results/'}; --storage names another place")
-    if len({run_id for _, run_id in found}) > 1:
-        raise SweepError(f"'{args.run_id}' begins several ids: {', '.join(sorted(i for _, i in found)[:8])}")
+    ids = sorted({run_id for _, run_id in found})
+    if len(ids) > 1:
+        more = f", and {len(ids) - 8} more" if len(ids) > 8 else ""
+        raise SweepError(f"'{args.run_id}' begins several ids: {', '.join(ids[:8])}{more}")
+    found.sort(key=lambda item: not item[0].fs.exists(item[0].path("runs", item[1], "DONE")))  # finished ones first
     store, run_id = found[0]
-    done = store.done(run_id)
+    if len(found) > 1:
+        others = ", ".join(other.root for other, _ in found[1:])
+        print(
+            f"{run_id} is in {len(found)} storages: this is the one in {store.root}; --storage shows that in {others}"
+        )
+    done, damage = None, ""
+    try:
+        done = store.done(run_id)
+        store.verify(run_id)
+    except CorruptEntryError as error:
+        damage = f"damaged: {error}; the next w2s run makes it again"
     if done:
-        console.print(f"[bold]{run_id}[/bold] done, attempt {done.attempt} in {store.path('runs', run_id)}")
-        for name in ("run.json", "metrics.json"):
-            print(f"\n{name}\n{json.dumps(store.read_json(run_id, name), indent=1)}")
+        state = "damaged" if damage else "done"
+        console.print(f"[bold]{run_id}[/bold] {state}, attempt {done.attempt} in {store.path('runs', run_id)}")
         print("\nfiles\n" + "\n".join(f"  {name}  {_size(entry['bytes'])}" for name, entry in done.files.items()))
-        print(f"\nlog.txt\n{store.read(run_id, 'log.txt').decode()}")
-    else:
+        for name in ("run.json", "metrics.json", "log.txt"):
+            try:
+                text = store.read(run_id, name).decode()
+            except StoreError as error:
+                text = f"cannot be shown: {error}"
+            print(f"\n{name}\n{text}")
+    elif not damage:
         console.print(f"[bold]{run_id}[/bold] is not done in {store.root}")
+    if damage:
+        print(f"{run_id} is {damage}", file=sys.stderr)
     for beat in store.heartbeats(run_id):
         print(f"last sign of life {beat.age:.0f} s ago from {beat.host}, process {beat.pid}, at {beat.fraction:.0%}")
     for failure in store.failures(run_id):
         print(f"\nattempt {failure.attempt} failed: {failure.kind}: {failure.message}\n{failure.detail}".rstrip())
-    return 0
+    return 1 if damage else 0
 
 
 def gc(args: argparse.Namespace) -> int:
@@ -301,9 +403,9 @@ def gc(args: argparse.Namespace) -> int:
     total = _size(sum(item.bytes for item in garbage))
     if args.delete:
         delete(store, garbage)
-        print(f"deleted {len(garbage)} entries, {total}")
+        print(f"deleted {_count(len(garbage), 'item')}, {total}")
     else:
-        print(f"{len(garbage)} entries, {total}" + ("; --delete removes them" if garbage else ""))
+        print(f"{_count(len(garbage), 'item')}, {total}" + ("; --delete removes what is listed" if garbage else ""))
     return 0
 
 
@@ -323,12 +425,41 @@ def tasks(args: argparse.Namespace) -> int:
 def methods(args: argparse.Namespace) -> int:
     from w2s.methods import METHODS
 
-    table = _list_table("method", "forms", "parameters", "what it does", "source")
-    for name, method in METHODS.items():
-        parameters = ", ".join(f"{key}={field.default}" for key, field in method.model_fields.items())
-        table.add_row(name, ", ".join(method.forms), parameters, method.summary, method.source)
-    console.print(table)
+    for name in args.method:
+        if name not in METHODS:
+            raise SweepError(f"there is no method '{name}'{nearest(name, METHODS)}")
+    shown = args.method or list(METHODS)
+    width = max(map(len, shown)) + 2
+    for name in shown:
+        method = METHODS[name]
+        only = f" (form {', '.join(method.forms)} only)" if len(method.forms) == 1 else ""
+        print(f"{name:<{width}}{method.summary}{only}\n{'':<{width}}  {method.source}")
+        if args.method:
+            explained = _field_docs(method)
+            for key, field in method.model_fields.items():
+                default = "required" if field.is_required() else json.dumps(field.get_default(), default=_method_name)
+                print(f"{'':<{width}}  {key}: {default}  {explained.get(key, '')}".rstrip())
+    if not args.method:
+        print("\nw2s methods METHOD shows its parameters with their defaults")
     return 0
+
+
+def _method_name(value: object) -> str:
+    return value.name if isinstance(value, MethodSpec) else str(value)
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The texts below the fields of a class, its bases' included, each as one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not base.__module__.startswith("w2s."):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
 
 
 def models(args: argparse.Namespace) -> int:
@@ -343,8 +474,13 @@ def models(args: argparse.Namespace) -> int:
         console.print(table)
         return 0
     table = _list_table("model", "type", "parameters", "matrix parameters", "width", "layers", "positions")
+    errors = []
     for name in args.model:
-        found = inspect_checkpoint(name)
+        try:
+            found = inspect_checkpoint(name)
+        except ModelError as error:
+            errors.append(str(error))
+            continue
         table.add_row(
             name,
             f"{found.model_type} ({found.kind})",
@@ -354,8 +490,11 @@ def models(args: argparse.Namespace) -> int:
             str(found.layers),
             str(found.max_positions or "any"),
         )
-    console.print(table)
-    return 0
+    if table.row_count:
+        console.print(table)
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 2 if errors else 0
 
 
 def _list_table(*columns: str) -> Table:

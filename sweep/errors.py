@@ -8,6 +8,11 @@ class SweepError(Exception):
 class SpecError(SweepError):
     """The spec, or what it names, is wrong; nothing was started."""
 
+    def __init__(self, message: str, at: tuple[str | int, ...] = ()) -> None:
+        """`at` is the place in the spec, such as ("tasks", 0), for whoever knows its line."""
+        super().__init__(message)
+        self.at = at
+
 
 class StoreError(SweepError):
     """The results store cannot be read or written, or holds something damaged."""

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from sweep.errors import SpecError
 from sweep.lockfile import RevisionLock
-from sweep.spec import CheckpointRung, ScratchRung, Sweep
+from sweep.spec import CheckpointRung, ScratchRung, Sweep, key_of
+from sweep.yamlfile import Location
 from w2s.caches import appearing_whole
 from w2s.checkpoints import inspect_checkpoint, llama_shape_sizes
-from w2s.config import HubTask, ModelSource, TaskSpec, TextCorpus
-from w2s.corpora import FACTS_VOCABULARY, corpus_fingerprint
+from w2s.config import Corpus, HubTask, ModelSource, TaskSpec, TextCorpus
+from w2s.corpora import FACTS_VOCABULARY, check_corpus, corpus_fingerprint
 from w2s.errors import W2SError
 from w2s.fingerprints import hash_file
 from w2s.known_models import pretraining_tokens
@@ -98,30 +99,34 @@ def gather(spec: Sweep, *, cache: Path, lock: RevisionLock) -> Inputs:
     tasks = {}
     for index, task in enumerate(spec.tasks):
         tasks[task.name] = _explained(
-            f"tasks[{index}] '{task.name}'", lambda task=task: _task_info(task, cache, hashes, lock)
+            ("tasks", index), f" '{task.name}'", lambda task=task: _task_info(task, cache, hashes, lock)
         )
     models = {}
     for index, rung in enumerate(spec.ladder.rungs):
         models[rung.name] = _explained(
-            f"ladder.rungs[{index}] '{rung.name}'", lambda rung=rung: _model_info(spec, rung, hashes, lock)
+            ("ladder", "rungs", index), f" '{rung.name}'", lambda rung=rung: _model_info(spec, rung, hashes, lock)
         )
     _refuse_equal(spec, tasks, models)
     _check_order(list(models.values()))
     corpus = None
     if any(isinstance(rung, ScratchRung) for rung in spec.ladder.rungs):
-        corpus = _explained(
-            "ladder.pretrain.corpus", lambda: corpus_fingerprint(spec.ladder.pretrain.corpus, hash_file=hashes)
-        )
+        corpus = _explained(("ladder", "pretrain", "corpus"), "", lambda: _corpus(spec.ladder.pretrain.corpus, hashes))
     hashes.save()
     lock.save()
     return Inputs(tasks, models, corpus)
 
 
-def _explained(where: str, action: Callable[[], T]) -> T:
+def _explained(at: Location, name: str, action: Callable[[], T]) -> T:
     try:
         return action()
-    except W2SError as error:
-        raise SpecError(f"{where}: {error}") from None
+    except (W2SError, SpecError) as error:
+        raise SpecError(f"{key_of(at)}{name}: {error}", at) from None
+
+
+def _corpus(corpus: Corpus, hashes: HashCache) -> str:
+    fingerprint = corpus_fingerprint(corpus, hash_file=hashes)
+    check_corpus(corpus)
+    return fingerprint
 
 
 def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLock) -> TaskInfo:
@@ -166,8 +171,8 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         tokens = rung.pretrain_tokens or pretraining_tokens(rung.model)
         if tokens is None:
             raise SpecError(
-                f"ladder: rung '{rung.name}': how much compute pretrained '{rung.model}' is not known here; give "
-                "the rung pretrain_tokens (its compute is then 6·N·D) or pretrain_flops"
+                f"how much compute pretrained '{rung.model}' is not known here; give the rung pretrain_tokens (its "
+                f"compute is then 6·N·D), as in {{model: {rung.model}, pretrain_tokens: 3.0e+11}}, or pretrain_flops"
             )
         flops = 6.0 * found.n_matmul * tokens
     return ModelInfo(
@@ -187,22 +192,28 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
 def _refuse_equal(spec: Sweep, tasks: dict[str, TaskInfo], models: dict[str, ModelInfo]) -> None:
     """Two names for one thing would be counted as two in every table."""
     seen: dict[Any, str] = {}
-    for name, task in tasks.items():
+    for index, (name, task) in enumerate(tasks.items()):
         if task.fingerprint in seen:
-            raise SpecError(f"tasks: '{seen[task.fingerprint]}' and '{name}' have the same content; list it once")
+            raise SpecError(
+                f"tasks: '{seen[task.fingerprint]}' and '{name}' have the same content; list it once", ("tasks", index)
+            )
         seen[task.fingerprint] = name
-    for rung in spec.ladder.rungs:
+    for index, rung in enumerate(spec.ladder.rungs):
         scratch = isinstance(rung, ScratchRung)
         content = rung.model_dump_json(exclude={"name", "finetune"}) if scratch else models[rung.name].fingerprint
         if content in seen:
-            raise SpecError(f"ladder.rungs: '{seen[content]}' and '{rung.name}' are the same model; list it once")
+            raise SpecError(
+                f"ladder.rungs: '{seen[content]}' and '{rung.name}' are the same model; list it once",
+                ("ladder", "rungs", index),
+            )
         seen[content] = rung.name
 
 
 def _check_order(models: list[ModelInfo]) -> None:
-    for smaller, larger in itertools.pairwise(models):
+    for index, (smaller, larger) in enumerate(itertools.pairwise(models), start=1):
         if smaller.n_matmul > larger.n_matmul:
             raise SpecError(
                 f"ladder.rungs: '{larger.name}' ({larger.n_matmul:,} matrix parameters) comes after '{smaller.name}' "
-                f"({smaller.n_matmul:,}); list the rungs from small to large, so that weak < strong means what it says"
+                f"({smaller.n_matmul:,}); list the rungs from small to large, so that weak < strong means what it says",
+                ("ladder", "rungs", index),
             )

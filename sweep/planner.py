@@ -1,38 +1,19 @@
-"""From a validated sweep to its plan: which runs there are, and which are one and the same. Pure functions, no Ray.
+"""From a validated sweep to its plan: every pair of the grid with every method. Pure functions, no Ray.
 
-`Planner` knows every kind of run and what makes its identity; `sweep.procedures` knows which runs a method asks for.
+`sweep.runs` knows every kind of run and what makes its identity; `sweep.procedures` which runs a method asks for.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from types import MappingProxyType
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
 
 from sweep.errors import SpecError
-from sweep.inputs import Inputs, TaskInfo
-from sweep.plan import COMPONENTS, FORMAT, Kind, Pair, Parent, Plan, Run, digest
+from sweep.inputs import Inputs
+from sweep.plan import Pair, Plan, Run
 from sweep.procedures import NotApplicableError, Setting, expand
-from sweep.resources import STEP_WORK, TRAINED_SHARE, micro_batch_that_fits, training_memory
-from sweep.spec import CheckpointRung, ScratchRung, Sweep
-from w2s.config import (
-    ActivationsRun,
-    FinetuneSettings,
-    GenerativeRun,
-    LabelsRun,
-    Layer,
-    MethodSpec,
-    ProbeRun,
-    PromptRun,
-    RungShape,
-    TextCorpus,
-)
-from w2s.methods import LossMethod, Method, Prompt, build_method, method_label
-
-Rung = ScratchRung | CheckpointRung
-LABELS_WORK = 1e8
-"""FLOPs' worth of a run that only computes on tables."""
+from sweep.runs import RunMaker
+from sweep.spec import Sweep
+from w2s.methods import Method, build_method, method_label
 
 
 def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
@@ -41,476 +22,76 @@ def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
     Raises:
         SpecError: A method asks for what the spec does not give, or applies to nothing.
     """
-    return Planner(spec, inputs).plan()
+    runs = RunMaker(spec, inputs)
+    for seed in spec.seeds:
+        for rung in spec.ladder.rungs:  # a ladder is useful without pairs: `w2s ladder`
+            runs.base(rung, seed)
+    methods = [(method, method_label(method)) for method in map(build_method, spec.methods)]
+    pairs: list[Pair] = []
+    skipped: Counter[tuple[str, str, str]] = Counter()
+    for setting in _grid(runs):
+        for method, label in methods:
+            try:
+                pairs.append(_pair(runs, setting, method, label))
+            except NotApplicableError as reason:
+                skipped[label, setting.task.spec.name, str(reason)] += 1
+    used = {pair.method for pair in pairs}
+    for label in dict.fromkeys(label for label, _, _ in skipped):
+        if label not in used:
+            reasons = "; ".join(dict.fromkeys(why for (name, _, why) in skipped if name == label))
+            raise SpecError(f"methods: '{label}' applies to no pair of this sweep: {reasons}")
+    left_out = tuple(f"{label} on {task}: {n:,} pairs left out, {why}" for (label, task, why), n in skipped.items())
+    plan = Plan(runs=runs.runs, pairs=tuple(pairs), requested=3 * len(pairs), not_applicable=left_out)
+    return replace(plan, runs=_needed(plan))
 
 
-@dataclass
-class Planner:
-    """Adds runs to a plan; the same run asked for twice is one."""
-
-    spec: Sweep
-    inputs: Inputs
-    runs: dict[str, Run] = field(default_factory=dict)
-    _memo: dict[tuple, Any] = field(default_factory=dict)
-
-    def plan(self) -> Plan:
-        rungs = {rung.name: rung for rung in self.spec.ladder.rungs}
-        for seed in self.spec.seeds:
-            for rung in rungs.values():  # a ladder is useful without pairs: `w2s ladder`
-                self.base(rung, seed)
-        pairs: list[Pair] = []
-        skipped: Counter[tuple[str, str, str]] = Counter()
-        used: set[str] = set()
-        for setting in self._settings_of_the_grid(rungs):
-            for method, label in self._methods:
-                try:
-                    pairs.append(self._pair(setting, method, label))
-                    used.add(label)
-                except NotApplicableError as reason:
-                    skipped[setting.task.spec.name, label, str(reason)] += 1
-        lines = tuple(
-            f"{label} on {task}: {n:,} pairs left out, {reason}" for (task, label, reason), n in skipped.items()
-        )
-        for _, label in self._methods:
-            if (pairs and label not in used) or (skipped and not pairs):
-                reasons = "; ".join(dict.fromkeys(why for (_, name, why) in skipped if name == label))
-                raise SpecError(f"methods: '{label}' applies to no pair of this sweep: {reasons}")
-        return Plan(runs=self.runs, pairs=tuple(pairs), requested=3 * len(pairs), not_applicable=lines)
-
-    def _settings_of_the_grid(self, rungs: Mapping[str, Rung]) -> Iterator[Setting]:
-        part = "transfer/0"
-        half = part if self.spec.ceiling_half == "transfer" else "supervise"
-        for task in self.inputs.tasks.values():
-            for seed in self.spec.seeds:
-                for weak, strong in self.spec.rung_pairs():
-                    supervisor = self.ground_truth(rungs[weak], task, "supervise", seed)
-                    yield Setting(
-                        task=task,
-                        weak=rungs[weak],
-                        strong=rungs[strong],
-                        seed=seed,
-                        part=part,
-                        labels=supervisor,
-                        supervisor=supervisor,
-                        ceiling=self.ground_truth(rungs[strong], task, half, seed),
-                        route=weak,
-                    )
-
-    def _pair(self, setting: Setting, method: Method, label: str) -> Pair:
-        if setting.task.spec.form not in method.forms:
-            raise NotApplicableError(f"it is for {' and '.join(method.forms)} only")
-        student = expand(method, self, setting)
-        return Pair(
-            task=setting.task.spec.name,
-            form=setting.task.spec.form,
-            seed=setting.seed,
-            weak=setting.weak.name,
-            strong=setting.strong.name,
-            method=label,
-            settings=self._settings_id,
-            part=setting.part,
-            supervisor_id=student.setting.supervisor.run_id,
-            student_id=student.run.run_id,
-            ceiling_id=student.setting.ceiling.run_id,
-            baseline=student.setting.baseline,
-            stop=student.setting.stop,
-            oracle=method.oracle,
-            links=",".join(student.setting.links),
-        )
-
-    @cached_property
-    def _methods(self) -> list[tuple[Method, str]]:
-        methods = [build_method(method) for method in self.spec.methods]
-        return [(method, method_label(method)) for method in methods]
-
-    def _add(self, kind: Kind, identity: Any, **fields: Any) -> Run:
-        run_id = f"{kind.replace('_', '-')}-{digest([FORMAT, kind, COMPONENTS[kind], identity])}"
-        run = self.runs.get(run_id)
-        if run is None:
-            run = self.runs[run_id] = Run(run_id=run_id, kind=kind, **fields)
-        return run
-
-    def keep_weights(self, run: Run) -> None:
-        """Have a run keep its weights, because another one starts from them."""
-        self.runs[run.run_id] = replace(self.runs[run.run_id], keep_weights=True)
-
-    def _tokenizer(self) -> Run | None:
-        settings = self.spec.ladder.pretrain
-        if not isinstance(settings.corpus, TextCorpus):
-            return None
-        identity = {"corpus": self.inputs.corpus_fingerprint}
-        return self._add(
-            "tokenizer",
-            identity,
-            rung="",
-            seed=None,
-            parents=(),
-            work=1e9,
-            memory=5e8,
-            pretrain=(None, settings),
-            keep_weights=True,
-        )
-
-    def base(self, rung: Any, seed: int) -> Run | None:
-        """The run that makes a rung's weights; None for a checkpoint that exists already."""
-        if not isinstance(rung, ScratchRung):
-            return None
-        if self.spec.ladder.seed == "fixed":
-            seed = 0
-        key = ("base", rung.name, seed)
-        if key not in self._memo:
-            settings = self.spec.ladder.pretrain
-            shape = RungShape(**{name: getattr(rung, name) for name in RungShape.model_fields})
-            tokenizer = self._tokenizer()
-            identity = {
-                "shape": shape.model_dump(mode="json"),
-                "settings": settings.model_dump(mode="json", exclude={"corpus"}),
-                "corpus": self.inputs.corpus_fingerprint,
-                "seed": seed,
-                "tokenizer": tokenizer.run_id if tokenizer else None,
-            }
-            model = self.inputs.models[rung.name]
-            facts = not isinstance(settings.corpus, TextCorpus)
-            per_row = 4 * settings.corpus.statements_per_document if facts else settings.context  # type: ignore[union-attr]
-            tokens = settings.batch_size * per_row
-            self._memo[key] = self._add(
-                "pretrain",
-                identity,
-                rung=rung.name,
-                seed=seed,
-                parents=(Parent("tokenizer", tokenizer.run_id, "weights"),) if tokenizer else (),
-                work=model.pretrain_flops + STEP_WORK * rung.tokens / tokens,
-                memory=training_memory(model.n_params, model.hidden_size, model.layers, tokens),
-                model=model,
-                pretrain=(shape, settings),
-                keep_weights=True,
-            )
-        return self._memo[key]
-
-    @cached_property
-    def _settings_id(self) -> str:
-        """One id for the sweep's settings with all rungs' overrides: a rung with its own is no other setting."""
-        overrides = {rung.name: dict(rung.finetune) for rung in self.spec.ladder.rungs if rung.finetune}
-        return digest([self.spec.finetune.model_dump(mode="json"), overrides])[:8]
-
-    def _settings(self, rung: Any, task: TaskInfo) -> tuple[FinetuneSettings, str, Any, float, float]:
-        """Resolved settings, their id in tables, what of them is identity, work and memory of a training."""
-        key = ("settings", rung.name, task.spec.name)
-        if key not in self._memo:
-            model = self.inputs.models[rung.name]
-            written = self.spec.settings_for(rung)
-            longest = min(written.max_length, max(task.summary.max_bytes.values()) + 2)
-            if task.spec.form == "compare":
-                longest *= 2
-            micro = written.micro_batch_size
-            if micro == "auto":
-                micro = micro_batch_that_fits(
-                    model.n_params,
-                    model.hidden_size,
-                    model.layers,
-                    tokens_per_example=longest,
-                    batch_size=written.batch_size,
-                    budget=self.spec.compute.memory_gb * 1e9,
-                    trainable=TRAINED_SHARE[written.tune],
+def _grid(runs: RunMaker) -> Iterator[Setting]:
+    """Every pair of rungs at every seed and task, before a method is chosen."""
+    spec = runs.spec
+    rungs = {rung.name: rung for rung in spec.ladder.rungs}
+    part = "transfer/0"
+    half = part if spec.ceiling_half == "transfer" else "supervise"
+    for task in runs.inputs.tasks.values():
+        for seed in spec.seeds:
+            for weak, strong in spec.rung_pairs():
+                supervisor = runs.ground_truth(rungs[weak], task, "supervise", seed)
+                yield Setting(
+                    task=task,
+                    weak=rungs[weak],
+                    strong=rungs[strong],
+                    seed=seed,
+                    part=part,
+                    labels=supervisor,
+                    supervisor=supervisor,
+                    ceiling=runs.ground_truth(rungs[strong], task, half, seed),
+                    route=weak,
                 )
-            resolved = written.resolve(width=model.hidden_size, micro_batch_size=min(micro, written.batch_size))
-            identity = resolved.model_dump(mode="json")
-            if resolved.tune != "lora":
-                identity.pop("lora")
-            examples = task.summary.sizes["transfer/0"]
-            typical = min(written.max_length, task.summary.mean_characters["transfer/0"] / 4 + 2)
-            typical *= 2 if task.spec.form == "compare" else 1
-            steps = written.epochs * examples / written.batch_size
-            trained = 6.0 * model.n_matmul * typical * examples * written.epochs
-            predicted = 2.0 * model.n_matmul * typical * sum(task.summary.sizes.values())
-            memory = training_memory(
-                model.n_params,
-                model.hidden_size,
-                model.layers,
-                longest * micro,
-                trainable=TRAINED_SHARE[written.tune],
-            )
-            self._memo[key] = (
-                resolved,
-                self._settings_id,
-                identity,
-                trained + predicted + STEP_WORK * steps,
-                memory,
-            )
-        return self._memo[key]
 
-    def settings(self, rung: Rung, task: TaskInfo) -> FinetuneSettings:
-        """The resolved finetuning settings of a rung on a task."""
-        return self._settings(rung, task)[0]
 
-    def ground_truth(self, rung: Rung, task: TaskInfo, part: str, seed: int, *, base: Run | None = None) -> Run:
-        """A supervisor (of part `supervise`) or ceiling; `base` replaces the weights it starts from."""
-        key = ("ground_truth", rung.name, task.spec.name, part, seed, base and base.run_id)
-        if key not in self._memo:
-            self._memo[key] = self._finetuning("ground_truth", rung, task, part, seed, base=base)
-        return self._memo[key]
+def _pair(runs: RunMaker, setting: Setting, method: Method, label: str) -> Pair:
+    student = expand(method, runs, setting)
+    return Pair(
+        task=setting.task.spec.name,
+        form=setting.task.spec.form,
+        seed=setting.seed,
+        weak=setting.weak.name,
+        strong=setting.strong.name,
+        method=label,
+        settings=runs.settings_id,
+        part=setting.part,
+        supervisor_id=student.setting.supervisor.run_id,
+        student_id=student.run.run_id,
+        ceiling_id=student.setting.ceiling.run_id,
+        baseline=student.setting.baseline,
+        stop=student.setting.stop,
+        oracle=method.oracle,
+        links=",".join(student.setting.links),
+    )
 
-    def transfer(self, setting: Setting, method: LossMethod) -> Run:
-        """The strong model of a setting, finetuned on its labels."""
-        spec, label = self._spec_and_label(method)
-        identity: dict[str, Any] = {"method": spec, "supervisor": setting.labels.run_id}
-        if setting.states_labels:
-            identity["states_labels"] = True
-        return self._finetuning(
-            "transfer",
-            setting.strong,
-            setting.task,
-            setting.part,
-            setting.seed,
-            base=setting.base,
-            identity=identity,
-            parents=(Parent("supervisor", setting.labels.run_id, "predictions"),),
-            supervisor_rung=setting.route,
-            method=MethodSpec(name=method.name, params={k: v for k, v in spec.items() if k != "name"}),
-            method_label=label,
-            states_labels=setting.states_labels,
-        )
 
-    def _spec_and_label(self, method: LossMethod) -> tuple[dict[str, Any], str]:
-        key = ("method", method)
-        if key not in self._memo:
-            self._memo[key] = ({"name": method.name, **method.model_dump(mode="json")}, method_label(method))
-        return self._memo[key]
-
-    def _finetuning(
-        self,
-        kind: Kind,
-        rung: Rung,
-        task: TaskInfo,
-        part: str,
-        seed: int,
-        *,
-        base: Run | None = None,
-        identity: Mapping[str, Any] = MappingProxyType({}),
-        parents: tuple[Parent, ...] = (),
-        **fields: Any,
-    ) -> Run:
-        start, model = self._start(rung, seed, base)
-        settings, settings_id, settings_identity, work, memory = self._settings(rung, task)
-        return self._add(
-            kind,
-            {
-                "model": model,
-                "task": task.fingerprint,
-                "settings": settings_identity,
-                "part": part,
-                "seed": seed,
-                **identity,
-            },
-            rung=rung.name,
-            seed=seed,
-            parents=(*start, *parents),
-            work=work,
-            memory=memory,
-            task=task,
-            settings=settings,
-            settings_id=settings_id,
-            train_part=part,
-            model=self.inputs.models[rung.name],
-            keep_weights=self.spec.keep_weights == "all",
-            **fields,
-        )
-
-    def _start(self, rung: Rung, seed: int, base: Run | None) -> tuple[tuple[Parent, ...], str | None]:
-        """The parent whose weights a run starts from, if a run makes them, and what stands for them in its identity."""
-        base = base or self.base(rung, seed)
-        if base is None:
-            return (), self.inputs.models[rung.name].fingerprint
-        return (Parent("base", base.run_id, "weights"),), base.run_id
-
-    def generative(
-        self,
-        rung: Rung,
-        task: TaskInfo,
-        seed: int,
-        *,
-        parts: tuple[str, ...],
-        epochs: int,
-        learning_rate_factor: float,
-    ) -> Run:
-        """A rung finetuned as a language model on a task's texts."""
-        start, model = self._start(rung, seed, None)
-        settings, settings_id, _, work, memory = self._settings(rung, task)
-        assert isinstance(settings.learning_rate, float), "resolved"
-        settings = settings.model_copy(
-            update={
-                "tune": "full",
-                "epochs": epochs,
-                "learning_rate": settings.learning_rate * learning_rate_factor,
-                "eval_every": None,
-            }
-        )
-        info = self.inputs.models[rung.name]
-        identity = {
-            "model": model,
-            "task": task.fingerprint,
-            "settings": settings.model_dump(mode="json", exclude={"lora", "eval_every"}),
-            "parts": parts,
-            "seed": seed,
-        }
-        return self._add(
-            "generative",
-            identity,
-            rung=rung.name,
-            seed=seed,
-            parents=start,
-            work=work * len(parts) / 2,
-            memory=memory,
-            task=task,
-            settings=settings,
-            settings_id=settings_id,
-            model=info,
-            keep_weights=True,
-            title=f"{task.spec.name}: {rung.name} on texts without labels seed {seed}",
-            written=GenerativeRun(task=task.spec, model=info.source, settings=settings, parts=parts, seed=seed),
-        )
-
-    def activations(self, rung: Rung, task: TaskInfo, seed: int, layer: Layer, *, base: Run | None = None) -> Run:
-        """Hidden states of a rung, or of what `base` made of it, on all examples of a task."""
-        start, model = self._start(rung, seed, base)
-        settings, _, _, work, memory = self._settings(rung, task)
-        read = {"max_length", "micro_batch_size", "precision", "cpu_threads", "compile"}
-        identity = {
-            "model": model,
-            "task": task.fingerprint,
-            "layer": layer,
-            "settings": settings.model_dump(mode="json", include=read),
-        }
-        info = self.inputs.models[rung.name]
-        of = f"{rung.name} {'after ' + base.label if base else 'as pretrained'}"
-        return self._add(
-            "activations",
-            identity,
-            rung=rung.name,
-            seed=seed,
-            parents=start,
-            work=work / 6,
-            memory=memory / 2,
-            task=task,
-            settings=settings,
-            model=info,
-            title=f"{task.spec.name}: layer {layer} of {of} seed {seed}",
-            written=ActivationsRun(
-                task=task.spec, model=None if start else info.source, layer=layer, settings=settings
-            ),
-        )
-
-    def probe(
-        self, setting: Setting, activations: Run, *, labels: Literal["weak", "ground_truth"], penalty: float
-    ) -> Run:
-        """A logistic regression on activations."""
-        weak = labels == "weak"
-        parents = [Parent("activations", activations.run_id, "activations")]
-        if weak:
-            parents.append(Parent("supervisor", setting.labels.run_id, "predictions"))
-        identity = {
-            "activations": activations.run_id,
-            "supervisor": setting.labels.run_id if weak else None,
-            "part": setting.part,
-            "penalty": penalty,
-        }
-        whose = f"labels of {setting.route}" if weak else "ground truth"
-        return self._table_run(
-            "probe",
-            identity,
-            setting,
-            tuple(parents),
-            title=f"{setting.task.spec.name}: probe on ({activations.label}), {whose}",
-            written=ProbeRun(task=setting.task.spec, labels=labels, train_part=setting.part, penalty=penalty),
-        )
-
-    def prompt(self, setting: Setting, method: Prompt) -> Run:
-        """The strong model, prompted."""
-        start, model = self._start(setting.strong, setting.seed, setting.base)
-        settings, settings_id, _, work, memory = self._settings(setting.strong, setting.task)
-        weak = method.shots > 0 and method.labels == "weak"
-        assert setting.task.spec.prompt is not None, "checked by the procedure"
-        # Without examples in the prompt nothing is drawn, and nobody's labels are read.
-        seed = setting.seed if method.shots else 0
-        identity = {
-            "model": model,
-            "task": setting.task.fingerprint,
-            "prompt": setting.task.spec.prompt.model_dump(mode="json"),
-            "shots": method.shots,
-            "labels": method.labels if method.shots else None,
-            "supervisor": setting.labels.run_id if weak else None,
-            "part": setting.part if method.shots else None,
-            "max_length": method.max_length,
-            "settings": settings.model_dump(mode="json", include={"micro_batch_size", "precision", "cpu_threads"}),
-            "seed": seed,
-        }
-        supervisor = (Parent("supervisor", setting.labels.run_id, "predictions"),) if weak else ()
-        info = self.inputs.models[setting.strong.name]
-        return self._add(
-            "prompt",
-            identity,
-            rung=setting.strong.name,
-            seed=setting.seed,
-            parents=(*start, *supervisor),
-            work=work / 6 * (1 + method.shots),
-            memory=memory / 2,
-            task=setting.task,
-            settings=settings,
-            settings_id=settings_id,
-            train_part=setting.part,
-            method=MethodSpec(name=method.name, params=method.model_dump(mode="json")),
-            method_label=method_label(method),
-            model=info,
-            title=f"{setting.task.spec.name}: {setting.route} -> {setting.strong.name} {method_label(method)} "
-            f"seed {setting.seed}",
-            written=PromptRun(
-                task=setting.task.spec,
-                model=None if start else info.source,
-                prompt=setting.task.spec.prompt,
-                shots=method.shots,
-                labels=method.labels,
-                train_part=setting.part,
-                settings=settings,
-                max_length=method.max_length,
-                seed=seed,
-            ),
-        )
-
-    def labels(
-        self, setting: Setting, operation: MethodSpec, parents: tuple[Parent, ...], *, title: str, seed: int
-    ) -> Run:
-        """Labels made from other runs' predictions by an operation of `w2s.labelling`."""
-        identity = {
-            "operation": {"name": operation.name, **operation.params},
-            "task": setting.task.fingerprint,
-            "part": setting.part,
-            "parents": [[p.role, p.run_id] for p in parents],
-            "seed": seed,
-        }
-        return self._table_run(
-            "labels",
-            identity,
-            setting,
-            parents,
-            title=f"{setting.task.spec.name}: {title}",
-            written=LabelsRun(task=setting.task.spec, operation=operation, train_part=setting.part, seed=seed),
-            rung=setting.weak.name,
-        )
-
-    def _table_run(
-        self, kind: Kind, identity: Any, setting: Setting, parents: tuple[Parent, ...], **fields: Any
-    ) -> Run:
-        fields = {"rung": setting.strong.name} | fields
-        return self._add(
-            kind,
-            identity,
-            seed=setting.seed,
-            parents=parents,
-            work=LABELS_WORK,
-            memory=2e8,
-            task=setting.task,
-            settings_id=self._settings_id,
-            train_part=setting.part,
-            model=self.inputs.models[fields["rung"]],
-            **fields,
-        )
+def _needed(plan: Plan) -> dict[str, Run]:
+    """The ladder, and what the pairs need: not what was begun for a method that then did not apply."""
+    ends = {run_id for p in plan.pairs for run_id in (p.supervisor_id, p.student_id, p.ceiling_id)}
+    ladder = {run.run_id for run in plan.runs.values() if run.kind in ("tokenizer", "pretrain")}
+    needed = plan.with_ancestors(ends | ladder)
+    return {run_id: run for run_id, run in plan.runs.items() if run_id in needed}

@@ -16,6 +16,7 @@ from sweep.plan import Parent, Run, Stop
 from sweep.spec import nearest
 from w2s.config import MethodSpec
 from w2s.methods import (
+    ORACLE_MARK,
     Bootstrap,
     Control,
     EarlyStop,
@@ -35,7 +36,7 @@ from w2s.methods import (
 
 if TYPE_CHECKING:
     from sweep.inputs import TaskInfo
-    from sweep.planner import Planner, Rung
+    from sweep.runs import Rung, RunMaker
 
 
 class NotApplicableError(Exception):
@@ -60,11 +61,15 @@ class Setting:
     """The way of the labels in words: "d6", "d6 -> d8", ..."""
     base: Run | None = None
     """The run whose weights the student starts from, when they are not its rung's own."""
+    ceiling_base: Run | None = None
+    """The same for the ceiling."""
     baseline: str = ""
     """Names supervisor and ceiling when they are not the grid's own."""
     stop: Stop = "last"
     links: tuple[str, ...] = ()
     states_labels: bool = False
+    has_gaps: bool = False
+    """Whether some rows of the training part have no label."""
 
 
 class Student(NamedTuple):
@@ -74,25 +79,33 @@ class Student(NamedTuple):
     setting: Setting
 
 
-@singledispatch
-def expand(method: Method, planner: Planner, setting: Setting) -> Student:
+def expand(method: Method, runs: RunMaker, setting: Setting) -> Student:
     """Add the runs of one pair to the plan.
 
     Raises:
         NotApplicableError: The method makes no sense here.
         SpecError: The spec lacks what the method needs.
     """
+    if setting.task.spec.form not in method.forms:  # asked here, so that it holds for methods inside others, too
+        raise NotApplicableError(f"{method.name} is for {' and '.join(method.forms)} only")
+    return _expand(method, runs, setting)
+
+
+@singledispatch
+def _expand(method: Method, runs: RunMaker, setting: Setting) -> Student:
     raise NotImplementedError(f"no way to run method {method.name!r} is known")
 
 
-@expand.register(LossMethod)
-def _loss_method(method: LossMethod, planner: Planner, setting: Setting) -> Student:
-    return Student(planner.transfer(setting, method), setting)
+@_expand.register(LossMethod)
+def _loss_method(method: LossMethod, runs: RunMaker, setting: Setting) -> Student:
+    if setting.states_labels:
+        _refuse_gaps(setting, "imitation")
+    return Student(runs.transfer(setting, method), setting)
 
 
-@expand.register(Bootstrap)
-def _bootstrap(method: Bootstrap, planner: Planner, setting: Setting) -> Student:
-    chain = _chain(method, planner, setting)
+@_expand.register(Bootstrap)
+def _bootstrap(method: Bootstrap, runs: RunMaker, setting: Setting) -> Student:
+    chain = _chain(method, runs, setting)
     if method.data == "fresh" and setting.task.spec.splits.transfer_parts <= len(chain):
         raise SpecError(
             f"methods: '{method_label(method)}' has chains of {len(chain)} links and then the student, each on rows of "
@@ -103,17 +116,21 @@ def _bootstrap(method: Bootstrap, planner: Planner, setting: Setting) -> Student
         # The student's own part is 0, whatever the length of the chain: the one of its comparators.
         part = f"transfer/{index + 1}" if method.data == "fresh" else setting.part
         how = build_method(method.links[min(index, len(method.links) - 1)])
-        link = expand(how, planner, replace(here, strong=rung, part=part, base=None))
+        link = expand(how, runs, replace(here, strong=rung, part=part, base=None, ceiling_base=None))
         _refuse_chosen_step(link, f"a link of '{method_label(method)}'")
         here = replace(
-            here, labels=link.run, route=f"{here.route} -> {rung.name}", links=(*here.links, link.run.run_id)
+            here,
+            labels=link.run,
+            route=f"{here.route} -> {rung.name}",
+            links=(*here.links, link.run.run_id),
+            has_gaps=False,
         )
-    return expand(build_method(method.student), planner, here)
+    return expand(build_method(method.student), runs, here)
 
 
-def _chain(method: Bootstrap, planner: Planner, setting: Setting) -> Sequence[Rung]:
+def _chain(method: Bootstrap, runs: RunMaker, setting: Setting) -> Sequence[Rung]:
     """The rungs between weak and strong that a chain goes through, weakest first."""
-    rungs = list(planner.spec.ladder.rungs)
+    rungs = list(runs.spec.ladder.rungs)
     names = [rung.name for rung in rungs]
     low, high = names.index(setting.weak.name), names.index(setting.strong.name)
     between = rungs[low + 1 : high]
@@ -137,28 +154,31 @@ def _chain(method: Bootstrap, planner: Planner, setting: Setting) -> Sequence[Ru
     return chain
 
 
-@expand.register(Relabel)
-def _relabel(method: Relabel, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Relabel)
+def _relabel(method: Relabel, runs: RunMaker, setting: Setting) -> Student:
     inner, here = build_method(method.student), setting
     for round_ in range(1, method.rounds + 1):
-        student = expand(inner, planner, here)
+        student = expand(inner, runs, here)
         _refuse_chosen_step(student, f"a round of '{method_label(method)}'")
         here = replace(
             here,
             labels=student.run,
             route=f"{setting.route} -> {setting.strong.name} (round {round_})",
             links=(*here.links, student.run.run_id),
+            has_gaps=False,
         )
-    return expand(inner, planner, here)
+    return expand(inner, runs, here)
 
 
-@expand.register(Generative)
-def _generative(method: Generative, planner: Planner, setting: Setting) -> Student:
-    _need_language_models(planner, setting.strong, setting.weak if method.supervisor == "adjusted" else None)
+@_expand.register(Generative)
+def _generative(method: Generative, runs: RunMaker, setting: Setting) -> Student:
+    _need_language_models(runs, setting.strong, setting.weak if method.supervisor == "adjusted" else None)
+    if method.supervisor == "adjusted":
+        _refuse_lost_labels(method, setting, _of_the_grid(runs, setting))
     halves = {"train": ("supervise", setting.part), "transfer": (setting.part,)}
 
     def adapted(rung: Rung) -> Run:
-        return planner.generative(
+        return runs.generative(
             rung,
             setting.task,
             setting.seed,
@@ -170,57 +190,61 @@ def _generative(method: Generative, planner: Planner, setting: Setting) -> Stude
     base = adapted(setting.strong)
     here = replace(setting, base=base, route=f"{setting.route} (texts first)")
     if method.supervisor == "adjusted":
-        supervisor = planner.ground_truth(
+        supervisor = runs.ground_truth(
             setting.weak, setting.task, "supervise", setting.seed, base=adapted(setting.weak)
         )
         here = replace(here, supervisor=supervisor, labels=supervisor)
     if method.ceiling == "adjusted":
         part = setting.ceiling.train_part or setting.part
-        here = replace(here, ceiling=planner.ground_truth(setting.strong, setting.task, part, setting.seed, base=base))
+        ceiling = runs.ground_truth(setting.strong, setting.task, part, setting.seed, base=base)
+        here = replace(here, ceiling=ceiling, ceiling_base=base)
     if method.supervisor == "adjusted" or method.ceiling == "adjusted":
-        here = replace(here, baseline=_own_baseline(method))
-    return expand(build_method(method.student), planner, here)
+        here = replace(here, baseline=_own_baseline(setting, method))
+    return expand(build_method(method.student), runs, here)
 
 
-@expand.register(EarlyStop)
-def _early_stop(method: EarlyStop, planner: Planner, setting: Setting) -> Student:
-    if planner.settings(setting.strong, setting.task).eval_every is None:
+@_expand.register(EarlyStop)
+def _early_stop(method: EarlyStop, runs: RunMaker, setting: Setting) -> Student:
+    if runs.settings(setting.strong, setting.task).eval_every is None:
         raise SpecError(
             f"methods: '{method_label(method)}' chooses among evaluations, but there is only one, at the end; set "
             "finetune.eval_every, for instance to a twentieth of the steps"
         )
-    student = expand(build_method(method.student), planner, setting)
+    student = expand(build_method(method.student), runs, setting)
     if student.run.kind != "transfer":
         raise SpecError(f"methods: '{method_label(method)}': a {student.run.kind} has no steps to stop at")
     return Student(student.run, replace(student.setting, stop=method.by))
 
 
-@expand.register(Filter)
-def _filter(method: Filter, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Filter)
+def _filter(method: Filter, runs: RunMaker, setting: Setting) -> Student:
+    _refuse_gaps(setting, method_label(method))
     params: dict = {"by": method.by, "relabel": method.relabel}
     if not method.relabel:
         params["keep"] = method.kept
     parents = [Parent("supervisor", setting.labels.run_id, "predictions")]
     if method.by != "confidence":
-        activations = planner.activations(setting.strong, setting.task, setting.seed, method.layer, base=setting.base)
+        activations = runs.activations(setting.strong, setting.task, setting.seed, method.layer, base=setting.base)
         parents.append(Parent("activations", activations.run_id, "activations"))
         params |= {"penalty": method.penalty} if method.by == "probe" else {"k": method.k}
     title = f"labels of {setting.route} filtered by {method.by} for {setting.strong.name} seed {setting.seed}"
     operation = MethodSpec(name=method.name, params=params)
-    labels = planner.labels(setting, operation, tuple(parents), title=title, seed=0)
-    here = replace(setting, labels=labels, route=f"{setting.route} (filtered by {method.by})")
-    return expand(build_method(method.student), planner, here)
+    labels = runs.labels(setting, operation, tuple(parents), title=title, seed=0)
+    route = f"{setting.route} (filtered by {method.by})"
+    here = replace(setting, labels=labels, route=route, has_gaps=not method.relabel)
+    return expand(build_method(method.student), runs, here)
 
 
-@expand.register(Ensemble)
-def _ensemble(method: Ensemble, planner: Planner, setting: Setting) -> Student:
-    rungs = list(planner.spec.ladder.rungs)
+@_expand.register(Ensemble)
+def _ensemble(method: Ensemble, runs: RunMaker, setting: Setting) -> Student:
+    _refuse_lost_labels(method, setting, _of_the_grid(runs, setting))
+    rungs = list(runs.spec.ladder.rungs)
     names = [rung.name for rung in rungs]
     low = names.index(setting.weak.name)
     if method.members == "seeds":
-        if len(planner.spec.seeds) < 2:
+        if len(runs.spec.seeds) < 2:
             raise NotApplicableError("an ensemble over seeds needs several")
-        members = [(setting.weak, seed) for seed in planner.spec.seeds]
+        members = [(setting.weak, seed) for seed in runs.spec.seeds]
     else:
         chosen = names[: low + 1] if method.members == "smaller" else list(method.members)
         for name in chosen:
@@ -232,93 +256,123 @@ def _ensemble(method: Ensemble, planner: Planner, setting: Setting) -> Student:
             raise NotApplicableError("no rung lies below the weak one")
         members = [(rungs[names.index(name)], setting.seed) for name in chosen]
     parents = tuple(
-        Parent(f"member/{i}", planner.ground_truth(rung, setting.task, "supervise", seed).run_id, "predictions")
+        Parent(f"member/{i}", runs.ground_truth(rung, setting.task, "supervise", seed).run_id, "predictions")
         for i, (rung, seed) in enumerate(members)
     )
     who = "seeds" if method.members == "seeds" else "+".join(rung.name for rung, _ in members)
     route = f"{setting.weak.name} ({method.rule} of {who})"
-    labels = planner.labels(
+    labels = runs.labels(
         setting, MethodSpec(name=method.name, params={"rule": method.rule}), parents, title=f"labels of {route}", seed=0
     )
-    here = replace(setting, labels=labels, supervisor=labels, route=route, baseline=_own_baseline(method))
-    return expand(build_method(method.student), planner, here)
+    here = replace(setting, labels=labels, supervisor=labels, route=route, baseline=_own_baseline(setting, method))
+    return expand(build_method(method.student), runs, here)
 
 
-@expand.register(Control)
-def _control(method: Control, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Control)
+def _control(method: Control, runs: RunMaker, setting: Setting) -> Student:
+    _refuse_lost_labels(method, setting, setting.supervisor)
     parents = [Parent("supervisor", setting.labels.run_id, "predictions")]
     if method.errors in ("least_confident", "most_confident"):
         # Trained on the other half, so that its confidence on these rows is not that of memory.
-        reference = planner.ground_truth(setting.strong, setting.task, "supervise", setting.seed)
+        reference = runs.ground_truth(setting.strong, setting.task, "supervise", setting.seed)
         parents.append(Parent("reference", reference.run_id, "predictions"))
     route = f"{setting.route} (its errors made {method.errors})"
     operation = MethodSpec(name=method.name, params={"errors": method.errors})
-    labels = planner.labels(
+    labels = runs.labels(
         setting, operation, tuple(parents), title=f"labels of {route} seed {setting.seed}", seed=setting.seed
     )
-    here = replace(setting, labels=labels, supervisor=labels, route=route, baseline=_own_baseline(method))
-    return expand(build_method(method.student), planner, here)
+    here = replace(setting, labels=labels, supervisor=labels, route=route, baseline=_own_baseline(setting, method))
+    return expand(build_method(method.student), runs, here)
 
 
-@expand.register(Imitation)
-def _imitation(method: Imitation, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Imitation)
+def _imitation(method: Imitation, runs: RunMaker, setting: Setting) -> Student:
     here = replace(setting, states_labels=True, route=f"{setting.route} (labels stated)")
-    student = expand(build_method(method.student), planner, here)
+    student = expand(build_method(method.student), runs, here)
     if student.run.kind != "transfer":
         raise SpecError(f"methods: '{method_label(method)}': a {student.run.kind} does not read the stated labels")
     return student
 
 
-@expand.register(EasyToHard)
-def _easy_to_hard(method: EasyToHard, planner: Planner, setting: Setting) -> Student:
-    rungs = list(planner.spec.ladder.rungs)
+@_expand.register(EasyToHard)
+def _easy_to_hard(method: EasyToHard, runs: RunMaker, setting: Setting) -> Student:
+    _refuse_lost_labels(method, setting, setting.supervisor)
+    rungs = list(runs.spec.ladder.rungs)
     parents = [Parent("supervisor", setting.labels.run_id, "predictions")]
     for i, rung in enumerate(rungs):
-        judge = planner.ground_truth(rung, setting.task, "supervise", setting.seed)
+        judge = runs.ground_truth(rung, setting.task, "supervise", setting.seed)
         parents.append(Parent(f"member/{i}", judge.run_id, "predictions"))
     low = [rung.name for rung in rungs].index(setting.weak.name)
     operation = MethodSpec(name=method.name, params={"rows": method.rows, "share": method.share, "up_to": low})
     route = f"ground truth of rows {method.rows} for {setting.weak.name}"
-    labels = planner.labels(setting, operation, tuple(parents), title=f"{route} seed {setting.seed}", seed=setting.seed)
-    return expand(build_method(method.student), planner, replace(setting, labels=labels, route=route))
+    labels = runs.labels(setting, operation, tuple(parents), title=f"{route} seed {setting.seed}", seed=setting.seed)
+    return expand(build_method(method.student), runs, replace(setting, labels=labels, route=route, has_gaps=True))
 
 
-@expand.register(Probe)
-def _probe(method: Probe, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Probe)
+def _probe(method: Probe, runs: RunMaker, setting: Setting) -> Student:
     start = setting.base
     if method.activations == "finetuned":
-        student = expand(build_method(method.student), planner, setting)
+        student = expand(build_method(method.student), runs, setting)
         if student.run.kind != "transfer":
             raise SpecError(f"methods: '{method_label(method)}': a {student.run.kind} is not a finetuned student")
         _refuse_chosen_step(student, f"the student of '{method_label(method)}'")
-        planner.keep_weights(student.run)
+        runs.keep_weights(student.run)
         start = student.run
-    activations = planner.activations(setting.strong, setting.task, setting.seed, method.layer, base=start)
-    run = planner.probe(setting, activations, labels=method.labels, penalty=method.penalty)
+    activations = runs.activations(setting.strong, setting.task, setting.seed, method.layer, base=start)
+    run = runs.probe(setting, activations, labels=method.labels, penalty=method.penalty)
     if method.ceiling == "finetuned":
         return Student(run, setting)
-    pretrained = planner.activations(setting.strong, setting.task, setting.seed, method.layer, base=setting.base)
-    ceiling = planner.probe(setting, pretrained, labels="ground_truth", penalty=method.penalty)
-    return Student(run, replace(setting, ceiling=ceiling, baseline=_own_baseline(method)))
+    start = setting.ceiling_base
+    pretrained = runs.activations(setting.strong, setting.task, setting.seed, method.layer, base=start)
+    ceiling = runs.probe(setting, pretrained, labels="ground_truth", penalty=method.penalty)
+    baseline = _own_baseline(setting, Probe(layer=method.layer, penalty=method.penalty))  # whatever its own labels are
+    return Student(run, replace(setting, ceiling=ceiling, baseline=baseline))
 
 
-@expand.register(Prompt)
-def _prompt(method: Prompt, planner: Planner, setting: Setting) -> Student:
+@_expand.register(Prompt)
+def _prompt(method: Prompt, runs: RunMaker, setting: Setting) -> Student:
     if setting.task.spec.prompt is None:
         raise NotApplicableError("the task has no prompt (give it prompt: {template: ..., answers: [...]})")
-    _need_language_models(planner, setting.strong)
-    return Student(planner.prompt(setting, method), setting)
+    _need_language_models(runs, setting.strong)
+    return Student(runs.prompt(setting, method), setting)
 
 
-def _own_baseline(method: Method) -> str:
-    """The name of a supervisor or ceiling that a method brings, whatever its student's loss is."""
+def _own_baseline(setting: Setting, method: Method) -> str:
+    """The name of a supervisor or ceiling that a method brings, whatever its student's loss is.
+
+    Behind those of the methods around it: what generative finetuning is measured against is another thing for an
+    ensemble's student.
+    """
     plain = method.model_copy(update={"student": type(method).model_fields["student"].default})
-    return method_label(plain).removesuffix(" [oracle]")
+    own = method_label(plain).removesuffix(ORACLE_MARK)
+    return f"{setting.baseline} + {own}" if setting.baseline else own
 
 
-def _need_language_models(planner: Planner, *rungs: Rung | None) -> None:
+def _of_the_grid(runs: RunMaker, setting: Setting) -> Run:
+    """The supervisor that a pair has without any method."""
+    return runs.ground_truth(setting.weak, setting.task, "supervise", setting.seed)
+
+
+def _refuse_lost_labels(method: Method, setting: Setting, start: Run) -> None:
+    """Some methods make labels from the supervisor's; inside a method that made others, those would go unused."""
+    if setting.labels.run_id != start.run_id:
+        raise SpecError(
+            f"methods: '{method_label(method)}' makes labels of its own and would drop those of {setting.route}; put "
+            "it outside, with the other method as its student"
+        )
+
+
+def _refuse_gaps(setting: Setting, what: str) -> None:
+    if setting.has_gaps:
+        raise SpecError(
+            f"methods: '{what}' needs a label for every row, and {setting.route} leaves rows out; take one of the two"
+        )
+
+
+def _need_language_models(runs: RunMaker, *rungs: Rung | None) -> None:
     for rung in rungs:
-        if rung is not None and not planner.inputs.models[rung.name].causal:
+        if rung is not None and not runs.inputs.models[rung.name].causal:
             raise NotApplicableError(f"{rung.name} is no causal language model")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -49,9 +50,11 @@ class Tally:
 
     @property
     def fraction(self) -> float:
-        """Share of the estimated FLOPs that is behind us."""
-        settled = self.frontier.done | set(self.frontier.failed) | self.frontier.blocked
-        return sum(self.frontier.plan.runs[run_id].work for run_id in settled) / self._total
+        """Share of the estimated FLOPs that is done; what failed or is blocked is not."""
+        return self._share(self.frontier.done)
+
+    def _share(self, run_ids: Iterable[str]) -> float:
+        return sum(self.frontier.plan.runs[run_id].work for run_id in run_ids) / self._total
 
     @property
     def elapsed(self) -> float:
@@ -59,14 +62,23 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        fraction = self.fraction
-        return self.elapsed * (1 - fraction) / fraction if fraction > 0.02 else None
+        done = self.fraction
+        lost = self._share(self.frontier.failed) + self._share(self.frontier.blocked)
+        return self.elapsed * max(0.0, 1 - done - lost) / done if done > 0.02 else None
 
     @property
     def line(self) -> str:
         left = self.seconds_left
-        when = f", about {duration(left)} left" if left is not None and self.fraction < 1 else ""
-        return f"{self.fraction:4.0%} of the FLOPs, {duration(self.elapsed)} gone{when}"
+        when = "" if left is None or self.frontier.finished else f", about {duration(left)} left"
+        lost = [
+            f"{len(runs)} {what}"
+            for what, runs in (("failed", self.frontier.failed), ("blocked", self.frontier.blocked))
+            if runs
+        ]
+        return (
+            ", ".join([f"{self.fraction:.0%} of the FLOPs to run are done", *lost, f"{duration(self.elapsed)} gone"])
+            + when
+        )
 
 
 class LiveProgress:

@@ -1,16 +1,17 @@
 """A spec with everything that follows from it: inputs, plan, store. What every command but the simplest starts from."""
 
+import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from sweep.errors import SpecError
-from sweep.inputs import gather
+from sweep.inputs import Inputs, gather
 from sweep.lockfile import RevisionLock
 from sweep.manifest import sweep_id
 from sweep.plan import KINDS, Plan
 from sweep.planner import build_plan
-from sweep.spec import Sweep, load_spec, nearest
+from sweep.spec import Sweep, load_spec, located, nearest
 from sweep.store import Store
 
 
@@ -20,6 +21,7 @@ class Session:
 
     file: Path
     spec: Sweep
+    inputs: Inputs
     plan: Plan
     store: Store
 
@@ -29,22 +31,36 @@ class Session:
         path = Path(file)
         spec = load_spec(path)
         store = Store(storage or spec.storage_path)
-        plan = build_plan(spec, gather(spec, cache=store.cache, lock=RevisionLock.beside(path)))
-        return cls(path, spec, plan, store)
+        store.check_place()
+        try:
+            inputs = gather(spec, cache=store.cache, lock=RevisionLock.beside(path))
+            plan = build_plan(spec, inputs)
+        except SpecError as error:
+            raise located(error, path) from None
+        return cls(path, spec, inputs, plan, store)
 
     @cached_property
     def sweep_id(self) -> str:
         return sweep_id(self.spec, self.plan)
 
     def select(self, only: list[str]) -> set[str]:
-        """Run ids for `--only KIND|ID`: all runs of a kind, or those whose id begins so; all when empty."""
+        """Run ids for `--only KIND|ID`: all runs of a kind, or those whose id begins so; all when empty.
+
+        Raises:
+            SpecError: A word that is neither.
+        """
         if not only:
             return set(self.plan.runs)
         chosen: set[str] = set()
         for word in only:
-            found = {i for i, run in self.plan.runs.items() if run.kind == word or i.startswith(word)}
+            kind = word.strip().replace(" ", "_").replace("-", "_")
+            found = {i for i, run in self.plan.runs.items() if run.kind == kind or i.startswith(word)}
             if not found:
-                hint = nearest(word, KINDS) if word.isidentifier() else ""
-                raise SpecError(f"--only {word}: no run of this plan has that kind or id{hint}")
+                here = [kind for kind in KINDS if any(run.kind == kind for run in self.plan.runs.values())]
+                hint = nearest(kind, KINDS) if difflib.get_close_matches(kind, KINDS, n=1) else ""
+                raise SpecError(
+                    f"--only {word}: no run of this plan has that kind or id{hint}; its kinds are {', '.join(here)},"
+                    " and w2s plan SPEC --list has the ids"
+                )
             chosen |= found
         return chosen

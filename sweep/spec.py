@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import SpecError
-from sweep.yamlfile import Location, load_yaml
+from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
     Config,
     FactsCorpus,
@@ -24,6 +24,7 @@ from w2s.config import (
     PositiveInt,
     PretrainSettings,
     RungShape,
+    SplitSpec,
     TaskSpec,
     TextCorpus,
 )
@@ -31,6 +32,14 @@ from w2s.errors import W2SError
 from w2s.methods import as_method_spec, build_method, method_label
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class _ErrorAt(ValueError):
+    """Found by a check of a whole that knows which of its parts is wrong."""
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.at = at
 
 
 class ScratchRung(RungShape):
@@ -84,11 +93,11 @@ class Ladder(Config):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Ladder":
-        _refuse_duplicates("rung", [rung.name for rung in self.rungs])
-        models = [(r.model, r.revision) for r in self.rungs if isinstance(r, CheckpointRung)]
-        _refuse_duplicates("model", [f"{m} at {v}" if v else m for m, v in models])
-        for rung in self.rungs:
-            _check_override(rung.name, rung.finetune)
+        _refuse_duplicates("rung", [rung.name for rung in self.rungs], "rungs")
+        models = [(r.model, r.revision) if isinstance(r, CheckpointRung) else None for r in self.rungs]
+        _refuse_duplicates("model", [m and (f"{m[0]} at {m[1]}" if m[1] else m[0]) for m in models], "rungs")
+        for index, rung in enumerate(self.rungs):
+            _check_override(index, rung.name, rung.finetune)
         return self
 
 
@@ -136,13 +145,13 @@ class Sweep(Config):
     def _expand_methods(cls, methods: Any) -> Any:
         if not isinstance(methods, list | tuple):
             return methods
-        return [_expand_method(method) for method in methods]
+        return [_expand_method(index, method) for index, method in enumerate(methods)]
 
     @model_validator(mode="after")
     def _check_names(self) -> "Sweep":
-        _refuse_duplicates("seed", [str(seed) for seed in self.seeds])
-        _refuse_duplicates("task", [task.name for task in self.tasks])
-        _refuse_duplicates("method", [method_label(build_method(method)) for method in self.methods])
+        _refuse_duplicates("seed", [str(seed) for seed in self.seeds], "seeds")
+        _refuse_duplicates("task", [task.name for task in self.tasks], "tasks")
+        _refuse_duplicates("method", [method_label(build_method(method)) for method in self.methods], "methods")
         self.rung_pairs()
         self._facts_ladders_read_facts()
         return self
@@ -152,16 +161,21 @@ class Sweep(Config):
         corpus = self.ladder.pretrain.corpus
         if not isinstance(corpus, FactsCorpus) or not any(isinstance(r, ScratchRung) for r in self.ladder.rungs):
             return
-        for task in self.tasks:
+        for index, task in enumerate(self.tasks):
             if not isinstance(task, FactsTask):
-                raise ValueError(
+                raise _ErrorAt(
                     f"task '{task.name}': rungs pretrained on the facts corpus cannot read other text; give "
-                    "ladder.pretrain a corpus of kind text, or use checkpoints"
+                    "ladder.pretrain a corpus of kind text, or use checkpoints",
+                    "tasks",
+                    index,
                 )
             if task.world_seed != corpus.world_seed:
-                raise ValueError(
+                raise _ErrorAt(
                     f"task '{task.name}' asks about world {task.world_seed}, but the rungs are pretrained on world "
-                    f"{corpus.world_seed}: give both the same world_seed"
+                    f"{corpus.world_seed}: give both the same world_seed",
+                    "tasks",
+                    index,
+                    "world_seed",
                 )
 
     @property
@@ -175,16 +189,19 @@ class Sweep(Config):
             return [(weak, strong) for i, weak in enumerate(names) for strong in names[i + 1 :]]
         if self.pairs == "adjacent":
             return list(itertools.pairwise(names))
-        for weak, strong in self.pairs:
+        for index, (weak, strong) in enumerate(self.pairs):
             for name in (weak, strong):
                 if name not in names:
-                    raise ValueError(f"pairs: [{weak}, {strong}] names no rung '{name}'{nearest(name, names)}")
+                    message = f"[{weak}, {strong}] names no rung '{name}'{nearest(name, names)}"
+                    raise _ErrorAt(message, "pairs", index)
             if names.index(weak) >= names.index(strong):
-                raise ValueError(
-                    f"pairs: [{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong] "
-                    f"and the ladder goes {' < '.join(names)}"
+                raise _ErrorAt(
+                    f"[{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong] "
+                    f"and the ladder goes {' < '.join(names)}",
+                    "pairs",
+                    index,
                 )
-        _refuse_duplicates("pair", [f"[{weak}, {strong}]" for weak, strong in self.pairs])
+        _refuse_duplicates("pair", [f"[{weak}, {strong}]" for weak, strong in self.pairs], "pairs")
         return sorted(self.pairs, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
 
     def settings_for(self, rung: ScratchRung | CheckpointRung) -> FinetuneSettings:
@@ -207,6 +224,17 @@ def load_spec(path: str | Path) -> Sweep:
     return _resolve_paths(spec, path.resolve().parent)
 
 
+def located(error: SpecError, path: Path) -> SpecError:
+    """The error with the file, and the line if it says where in the spec it belongs."""
+    at = error.at or (str(error).partition(":")[0],)  # other messages begin with a key of the spec, such as methods
+    return SpecError(f"{place_of(path, load_yaml(path)[1], at)}: {error}", error.at)
+
+
+def key_of(at: Location) -> str:
+    """A place in the spec as people write it: `ladder.rungs[1].finetune`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
+
+
 def nearest(name: str, names: typing.Iterable[str]) -> str:
     """A "; did you mean ...?" for a name that is not among `names`, or what there is instead."""
     names = list(names)
@@ -226,30 +254,28 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
-def _expand_method(method: Any) -> MethodSpec:
+def _expand_method(index: int, method: Any) -> MethodSpec:
     try:
         return as_method_spec(method)
     except W2SError as error:
-        raise ValueError(str(error)) from None
+        raise _ErrorAt(str(error), index) from None
 
 
-def _check_override(rung: str, override: Mapping[str, Any]) -> None:
+def _check_override(index: int, rung: str, override: Mapping[str, Any]) -> None:
+    data = dict(override)
     try:
-        FinetuneSettings.model_validate(override)
+        FinetuneSettings.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        hint = (
-            nearest(str(first["loc"][0]), FinetuneSettings.model_fields) if first["type"] == "extra_forbidden" else ""
-        )
-        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ValueError(f"finetune.{key} of rung '{rung}': {what}{hint}") from None
+        first = _telling(error, data)[0]
+        at, value = _real_location(first["loc"], data, first["type"])
+        what = _in_words(first, value, FinetuneSettings)
+        raise _ErrorAt(f"{what} (rung '{rung}')", "rungs", index, "finetune", *at) from None
 
 
-def _refuse_duplicates(what: str, names: list[str]) -> None:
+def _refuse_duplicates(what: str, names: typing.Sequence[str | None], key: str) -> None:
     for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ValueError(f"{what} '{name}' is given twice; each is listed once")
+        if name is not None and name in names[:index]:
+            raise _ErrorAt(f"{what} '{name}' is given twice; each is listed once", key, index)
 
 
 def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
@@ -291,32 +317,73 @@ def _telling(error: ValidationError, data: Any) -> list[Any]:
     for item, loc in found:
         if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
             continue
-        if loc not in shown or (shown[loc]["type"].endswith("_type") and not item["type"].endswith("_type")):
+        if loc not in shown or _tells_more(item["type"], shown[loc]["type"]):
             shown[loc] = item
     return list(shown.values())
+
+
+def _tells_more(kind: str, than: str) -> bool:
+    """Of two errors at one place, from members of a union: bounds tell more than types, and "number" covers "whole
+    number"."""
+    return (than.endswith("_type") and not kind.endswith("_type")) or (than.startswith("int_") and "int" not in kind)
 
 
 def _explain(error: Any, data: Any, lines: dict[Location, int], path: Path) -> str:
     """One pydantic error as `file:line: key: what is wrong, got value`."""
     loc, value = _real_location(error["loc"], data, error["type"])
-    line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
-    where = f"{path}:{line}" if line else str(path)
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    loc += getattr(error.get("ctx", {}).get("error"), "at", ())
+    message = _in_words(error, value, Sweep)
+    where, key = place_of(path, lines, loc), key_of(loc)
+    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+
+
+_KINDS_OF_VALUE = {
+    ("tuple_type", "list_type"): "a list is needed",
+    ("int_type", "int_parsing", "int_from_float"): "a whole number is needed",
+    ("float_type", "float_parsing"): "a number is needed",
+    ("string_type",): "a text is needed",
+    ("bool_type", "bool_parsing"): "true or false is needed",
+    ("dict_type", "mapping_type", "model_type", "model_attributes_type"): "a mapping is needed, such as {key: value}",
+    ("string_pattern_mismatch",): "a name has letters, digits, '.', '_' and '-', and begins with a letter or digit",
+    ("too_short",): "at least one is needed",
+}
+_WHY = {
+    "vocab_size": " (256 bytes, <pad>, <bos> and <eos>, and one more for a first merge)",
+    **dict.fromkeys(
+        SplitSpec.model_fields.keys() - {"transfer_parts", "split_seed"},
+        " (a fraction is a share of the rows, a whole number counts examples)",
+    ),
+}
+"""What stands behind the bounds of some keys."""
+
+
+def _in_words(error: Any, value: Any, root: type[BaseModel]) -> str:
+    """What one pydantic error says, in the words of the sweep file."""
+    kind, key = error["type"], str(error["loc"][-1]) if error["loc"] else ""
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(str(loc[-1]), _keys_at(Sweep, error['loc'][:-1]))}"
-    elif error["type"] == "missing":
-        message = "is required but missing"
-    elif error["type"] == "union_tag_not_found" and loc[0] == "tasks":
-        message = "needs a 'source' (w2s tasks lists them)"
-    elif error["type"] == "union_tag_invalid":
+    if kind == "value_error":
+        return message
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(key, _keys_at(root, error['loc'][:-1]))}"
+    if error["loc"] and error["loc"][0] == "pairs":
+        return f"must be all, adjacent, or a list such as [[weak, strong]], got {value!r}"
+    if kind == "missing":
+        return "is required but missing"
+    if kind == "union_tag_not_found" and error["loc"][0] == "tasks":
+        return "needs a 'source' (w2s tasks lists them)"
+    if kind == "union_tag_invalid":
         tag = error["ctx"]
         expected = [name.strip(" '") for name in tag["expected_tags"].split(",")]
-        message = f"{tag['discriminator'].strip(chr(39))} '{tag['tag']}' is unknown{nearest(tag['tag'], expected)}"
-    elif error["type"] != "value_error":
-        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
-        message = f"{message[0].lower()}{message[1:]}, got {shown}"
-    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+        return f"{tag['discriminator'].strip(chr(39))} '{tag['tag']}' is unknown{nearest(tag['tag'], expected)}"
+    message = next((words for kinds, words in _KINDS_OF_VALUE.items() if kind in kinds), None) or message.replace(
+        "Input should", "must"
+    )
+    if message == "a list is needed":
+        example = "[0, 1]" if key == "seeds" else f"[{value}]" if isinstance(value, str | int | float) else "[...]"
+        message += f", such as {example}"
+    key = str(next((part for part in reversed(error["loc"]) if part in _WHY), ""))
+    shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+    return f"{message[0].lower()}{message[1:]}{_WHY.get(key, '')}, got {shown}"
 
 
 def _real_location(loc: Location, data: Any, kind: str) -> tuple[Location, Any]:

@@ -1,11 +1,13 @@
 """Where each run of a plan stands, read from the store, and why the next `w2s run` will or will not run it."""
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sweep.plan import Plan
-from sweep.store import Done, Store
+from sweep.store import Done, Heartbeat, Store
 
 STALE_SECONDS = 60.0
 """A heartbeat older than this is a run that died, or a straggler worth a look."""
@@ -68,7 +70,7 @@ def _started_before(store: Store, run_id: str) -> Standing:
     beat = next(reversed(store.heartbeats(run_id)), None)
     failures = store.failures(run_id)
     if beat and not (failures and failures[-1].time > beat.time):
-        if beat.age < STALE_SECONDS:
+        if beat.age < STALE_SECONDS and not _is_gone(beat):
             return Standing(State.RUNNING, f"{beat.fraction:.0%} on {beat.host}, seen {beat.age:.0f} s ago")
         return Standing(State.TO_RUN, f"was interrupted on {beat.host} at {beat.fraction:.0%}")
     if not failures:
@@ -79,6 +81,19 @@ def _started_before(store: Store, run_id: str) -> Standing:
     if same_way and len({failure.signature for failure in failures}) == 1:
         return Standing(State.GIVEN_UP, f"{reason} ({len(failures)} attempts, each time the same)")
     return Standing(State.FAILED, reason)
+
+
+def _is_gone(beat: Heartbeat) -> bool:
+    """Whether it came from a process of this machine that has ended, without a last word if it was killed."""
+    if beat.host != socket.gethostname():
+        return False
+    try:
+        os.kill(beat.pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
 
 
 def _first_line(text: str) -> str:

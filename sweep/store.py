@@ -114,6 +114,24 @@ class Store:
         name = sha256(self.root.encode()).hexdigest()[:16]
         return Path(os.environ.get("W2S_CACHE", Path.home() / ".cache" / "w2s")) / name
 
+    def check_place(self) -> None:
+        """Raises StoreError if there can be no results here, because a file is in the way."""
+        if not self.is_local:
+            return
+        place = Path(self._base)
+        for part in (place, *place.parents):
+            if part.exists():
+                if not part.is_dir():
+                    raise StoreError(f"storage '{self.root}' is not writable: {part} is a file; give another `storage`")
+                return
+
+    def seems_writable(self) -> bool:
+        """Whether this process may write into a local storage; True of others, which are only asked by a run."""
+        if not self.is_local:
+            return True
+        place = Path(self._base)
+        return os.access(next(part for part in (place, *place.parents) if part.exists()), os.W_OK)
+
     def check_writable(self) -> None:
         """Raises StoreError unless a file can be created, read back and removed here."""
         probe = self.path(f".probe-{uuid4().hex}")
@@ -151,17 +169,21 @@ class Store:
         done = self.done(run_id)
         if done is None:
             return None
+        self._check_sizes(done)
+        for name, expected in done.files.items():
+            if expected["bytes"] <= VERIFIED_WHOLE:
+                self._checked_bytes(done, name)
+        return done
+
+    def _check_sizes(self, done: Done) -> None:
         for name, expected in done.files.items():
             place = self._file(done, name)
             try:
-                size = self.fs.size(place)
-            except FileNotFoundError:
-                raise CorruptEntryError(f"{place}: is missing, though {run_id} is marked done") from None
+                size = os.stat(place).st_size if self.is_local else self.fs.size(place)
+            except (FileNotFoundError, NotADirectoryError):
+                raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
             if size != expected["bytes"]:
                 raise CorruptEntryError(f"{place}: has {size} bytes, {expected['bytes']} were written")
-            if size <= VERIFIED_WHOLE:
-                self._checked_bytes(done, name)
-        return done
 
     def read(self, run_id: str, name: str) -> bytes:
         """A file of a finished run, checked against its sha256.
@@ -215,12 +237,21 @@ class Store:
         return sorted(found, key=lambda beat: beat.time)
 
     def survey(self, run_ids: Iterable[str], *, verify: bool) -> tuple[dict[str, Done], dict[str, str]]:
-        """The runs that are done, and what is wrong with those whose entry is damaged (id -> message)."""
+        """The runs that are done, and what is wrong with those whose entry is damaged (id -> message).
+
+        Args:
+            verify: Read the files and compare checksums; otherwise only sizes are looked at, where that costs nothing.
+        """
         corrupt: dict[str, str] = {}
 
         def look(run_id: str) -> Done | None:
             try:
-                return self.verify(run_id) if verify else self.done(run_id)
+                if verify:
+                    return self.verify(run_id)
+                done = self.done(run_id)
+                if done and self.is_local:
+                    self._check_sizes(done)
+                return done
             except CorruptEntryError as error:
                 corrupt[run_id] = str(error)
                 return None

@@ -52,8 +52,15 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     finally:
         loader.dispose()
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: holds {type(data).__name__}; a spec is a mapping, see examples/facts.yaml")
+        holds = "is empty" if data is None else "holds a list" if isinstance(data, list) else f"holds only {data!r}"
+        raise SpecError(f"{path}: {holds}; a spec is a mapping, see examples/facts.yaml")
     return data, lines
+
+
+def place_of(path: Path, lines: dict[Location, int], at: Location) -> str:
+    """`file:line` of the innermost key around `at` that has a line; the file alone if there is none."""
+    line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
+    return f"{path}:{line}" if line else str(path)
 
 
 def _note_lines(path: Path, node: yaml.Node, where: Location, lines: dict[Location, int]) -> None:

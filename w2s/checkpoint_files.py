@@ -54,8 +54,9 @@ def read_checkpoint_files(
             commit = resolve_revision(path, revision, repo_type="model")
         except ModelError as error:
             parent = Path(path).parent
-            if "/" in path and parent.is_dir():  # a folder was meant, and not org/model of the hub
-                raise ModelError(f"model {path}: no such folder in {parent}/, nor on the Hugging Face hub") from error
+            if "/" in path and parent.is_dir() and "no such folder here" in str(error):  # no org/model was meant
+                message = f"model {path}: no such folder in {parent}/, and not found on the Hugging Face hub"
+                raise ModelError(message) from error
             raise
         config = _download_config(path, commit)
         kind = model_kind(path, config)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweep import progress
 from sweep.frontier import Frontier
 from sweep.plan import Parent, Plan, Run
 from w2s.config import FinetuneSettings
@@ -87,3 +88,32 @@ def test_running_out_of_memory_halves_the_micro_batch_down_to_one_whatever_the_r
         frontier.fail("r", "out of memory", out_of_memory=True)
     assert divisors == [1, 2, 4]
     assert frontier.failed == {"r": "out of memory"}
+
+
+def test_what_failed_or_is_blocked_is_not_counted_as_done(monkeypatch):
+    runs = {name: Run(name, "pretrain", "rung", 0, (), work=work, memory=0) for name, work in (("a", 30), ("b", 10))}
+    runs["c"] = Run("c", "pretrain", "rung", 0, (Parent("base", "b", "weights"),), work=60, memory=0)
+    frontier = Frontier(Plan(runs=runs, pairs=(), requested=0), set(runs))
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tally = progress.Tally(frontier)
+    assert {frontier.pop(), frontier.pop()} == {"a", "b"}
+    now[0] += 10
+    frontier.fail("b", "why")
+    assert tally.line == "0% of the FLOPs to run are done, 1 failed, 1 blocked, 10 s gone"
+    frontier.succeed("a")
+    assert tally.line == "30% of the FLOPs to run are done, 1 failed, 1 blocked, 10 s gone"
+    assert tally.seconds_left == 0
+
+
+def test_the_time_left_is_that_of_what_can_still_run(monkeypatch):
+    runs = {name: Run(name, "pretrain", "rung", 0, (), work=10, memory=0) for name in "abcd"}
+    frontier = Frontier(Plan(runs=runs, pairs=(), requested=0), set(runs))
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tally = progress.Tally(frontier)
+    first, second = frontier.pop(), frontier.pop()
+    now[0] = 60
+    frontier.succeed(str(first))
+    frontier.fail(str(second), "why")
+    assert tally.line == "25% of the FLOPs to run are done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"

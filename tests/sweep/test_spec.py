@@ -24,12 +24,22 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
         ),
         ({"value: 3.0e-4": "value: -3e-4"}, r"finetune.learning_rate.value: .* greater than 0, got -0.0003"),
         ({"schedule: linear": "schedule: 7"}, r"finetune.schedule: .*'cosine', 'linear' or 'constant', got 7"),
-        ({"seeds: [0]": "seeds: [0, 0]"}, "seed '0' is given twice"),
-        ({"seeds: [0]": "seeds: []"}, "seeds: .*at least 1 item"),
-        ({"name: d8": "name: d4"}, "rung 'd4' is given twice"),
+        ({"seeds: [0]": "seeds: [0, 0]"}, r"tiny.yaml:2: seeds\[1\]: seed '0' is given twice"),
+        ({"seeds: [0]": "seeds: []"}, r"tiny.yaml:2: seeds: at least one is needed, got \[\]"),
+        ({"seeds: [0]": "seeds: 2"}, r"tiny.yaml:2: seeds: a list is needed, such as \[0, 1\], got 2$"),
+        ({"name: tiny": "name: my sweep"}, "tiny.yaml:1: name: a name has letters, digits, .* got 'my sweep'"),
+        ({"supervise: 400": "supervise: x"}, r"tasks\[0\].splits.supervise: a number is needed .*, got 'x'"),
+        ({"supervise: 400": "supervise: 1.5"}, "less than or equal to 1 .a fraction is a share.*, got 1.5"),
+        ({"seeds: [0]": "pairs: [d4, d8]"}, r"pairs\[0\]: must be all, adjacent, or a list such as \[\[weak, strong"),
+        (
+            {"seed: per_seed": "pretrain: {corpus: {kind: text, files: [a], vocab_size: 256}}"},
+            "vocab_size: must be .*equal to 260 .256 bytes, .*, got 256",
+        ),
+        ({"name: d8": "name: d4"}, r"tiny.yaml:7: ladder.rungs\[1\]: rung 'd4' is given twice"),
+        ({"naive, confidence": "naive, naive"}, r"tiny.yaml:13: methods\[1\]: method 'naive' is given twice"),
         (
             {"seeds: [0]": "pairs: [[d8, d4]]"},
-            r"\[d8, d4\] has its weak rung at or above its strong one.*d4 < d8 < d16",
+            r"tiny.yaml:2: pairs\[0\]: \[d8, d4\] has its weak rung at or above its strong one.*d4 < d8 < d16",
         ),
         ({"seeds: [0]": "pairs: [[d8, d61]]"}, r"names no rung 'd61'; did you mean 'd16'\?"),
         ({"confidence]": "confidense]"}, "unknown method 'confidense'; did you mean 'confidence'"),
@@ -48,10 +58,14 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
             "unknown key; did you mean 'layers'",
         ),
         ({"hidden_size: 4, layers: 1, heads: 2": "hidden_size: 4, layers: 1, heads: 3"}, "4 over 3 heads"),
-        ({"validation: 100": "validation: -8"}, r"tasks\[0\].splits.validation: .*greater than 0, got -8"),
+        ({"validation: 100": "validation: -8"}, r"tasks\[0\].splits.validation: .*greater than 0 .*, got -8"),
         (
             {"{name: d8,": "{name: d8, finetune: {lerning_rate: 3},"},
-            "finetune.lerning_rate of rung 'd8': unknown key; did",
+            r"tiny.yaml:7: ladder.rungs\[1\].finetune.lerning_rate: unknown key; did .* \(rung 'd8'\)",
+        ),
+        (
+            {"{name: d8,": "{name: d8, finetune: {learning_rate: x},"},
+            r"ladder.rungs\[1\].finetune.learning_rate: a number is needed, got 'x'",
         ),
         ({"seeds: [0]": "seeds: [0]\nname: again"}, "tiny.yaml:3: key 'name' is given twice"),
         ({"seeds: [0]": "seeds: [0"}, "not valid YAML"),
@@ -82,10 +96,12 @@ def test_two_mistakes_are_both_named(tiny):
     assert "seeds[0]" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "facts"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "holds"), [("", "is empty"), ("# no\n", "is empty"), ("[1, 2]", "holds a list"), ("facts", "only 'facts'")]
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, holds):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(SpecError, match="a spec is a mapping"):
+    with pytest.raises(SpecError, match=f"x.yaml: .*{holds}; a spec is a mapping"):
         load_spec(tmp_path / "x.yaml")
 
 

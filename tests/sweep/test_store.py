@@ -150,3 +150,25 @@ def test_done_names_every_file_with_its_checksum(tmp_path):
     assert set(mark["files"]) == {"log.txt", "weights/model.bin"}
     assert mark["files"]["log.txt"]["bytes"] == 5
     assert len(mark["files"]["log.txt"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing"])
+def test_a_survey_sees_a_file_of_another_size_without_reading_it(tmp_path, damage):
+    store = Store(tmp_path)
+    write(store, "run-1")
+    write(store, "run-2")
+    place = Path(place_of(store, "log.txt"))
+    place.unlink() if damage == "missing" else place.write_bytes(b"hel")
+    done, damaged = store.survey(["run-1", "run-2"], verify=False)
+    assert (set(done), set(damaged)) == ({"run-2"}, {"run-1"})
+    assert "log.txt" in damaged["run-1"]
+
+
+def test_a_file_in_the_way_of_a_storage_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(StoreError, match=f"not writable: {tmp_path / 'file'} is a file"):
+            Store(place).check_place()
+    Store(tmp_path / "new" / "results").check_place()
+    Store("memory://results").check_place()
+    assert Store(tmp_path / "new" / "results").seems_writable()

@@ -374,3 +374,17 @@ def test_a_hub_model_with_pickled_weights_only_is_refused(llama, monkeypatch, of
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, revision: str(llama / file))
     monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", failing(errors.NotASafetensorsRepoError("none")))
     refused("org/name", "weights are pickled")
+
+
+def test_a_missing_folder_beside_others_is_not_looked_for_on_another_machine(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise ModelError("model m/gone: no such folder here, and the hub cannot be reached. Run `hf download m/gone`")
+
+    monkeypatch.setattr("w2s.checkpoint_files.resolve_revision", offline)
+    monkeypatch.chdir(tmp_path)
+    refused("m/gone", "hf download")
+    (tmp_path / "m").mkdir()
+    refused("m/gone", "m/gone: no such folder in m/, and not found on the Hugging Face hub$")
+    (tmp_path / "m" / "file").write_text("")
+    refused("m/file", "is a file; name the folder")
+    refused("gone/", "no such folder$")

@@ -13,6 +13,7 @@ from w2s.config import FactsCorpus, TextCorpus
 from w2s.corpora import (
     FACTS_TOKENS,
     FACTS_VOCABULARY,
+    check_corpus,
     corpus_fingerprint,
     facts_documents,
     facts_tokenizer,
@@ -125,6 +126,8 @@ def test_headerless_tables_take_names(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", "", "a.txt: the file has no rows"),
+        ("a.jsonl", "", "a.jsonl: the file is empty"),
+        ("a.jsonl", '{"body": "x"}\n' * 1100, r"no column 'text' \(columns: 'body'\)"),
         ("a.csv", 'text\n" "\n', "a.csv hold no text in text"),
         ("a.csv", "body\nx\n", r"no column 'text' \(columns: 'body'\)"),
         ("a.md", "x", r"unknown kind of file; names end in .*\.txt"),
@@ -132,8 +135,31 @@ def test_headerless_tables_take_names(tmp_path):
 )
 def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_texts(TextCorpus(files=(str(tmp_path / name),)))
+    for refuse in (read_texts, check_corpus):
+        with pytest.raises(DataError, match=message):
+            refuse(TextCorpus(files=(str(tmp_path / name),)))
+
+
+def test_the_first_look_at_a_corpus_accepts_what_can_be_read(tmp_path):
+    """Also where text comes late, or one of several files has none."""
+    late = tmp_path / "late.jsonl"
+    late.write_text('{"other": 1}\n' * 1100 + '{"text": "at last"}\n')
+    blank = tmp_path / "blank.csv"
+    blank.write_text('text\n" "\n')
+    pl.DataFrame({"text": ["a"] * 5}).write_parquet(tmp_path / "a.parquet")
+    for files in ((late,), (blank, late), (blank, tmp_path / "a.parquet")):
+        corpus = TextCorpus(files=tuple(map(str, files)))
+        check_corpus(corpus)
+        assert read_texts(corpus)
+    check_corpus(FactsCorpus())
+
+
+def test_planning_reads_only_the_beginning_of_a_corpus(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "fine"}\n' * 1000 + "not json\n")
+    check_corpus(TextCorpus(files=(str(file),)))
+    with pytest.raises(DataError, match="line 1001: not valid JSON"):
+        read_texts(TextCorpus(files=(str(file),)))
 
 
 def test_any_text_survives_byte_level_bpe():

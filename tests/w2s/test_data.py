@@ -18,6 +18,7 @@ from w2s.data import (
 )
 from w2s.errors import DataError
 from w2s.models import load_tokenizer
+from w2s.tasks.base import TaskData
 
 
 def examples_of(lengths, form="classify"):
@@ -173,3 +174,23 @@ def test_a_missing_part_is_refused_with_those_there_are(tasks, checkpoints, cach
     task = load_tokenised(tasks["classify"], tokenizer, max_length=12, cache_dir=cache_dir)
     with pytest.raises(DataError, match=r"no part 'transfer/7'; its parts are supervise, test, transfer/0, validation"):
         task.part("transfer/7")
+
+
+def test_a_tokenizer_without_words_is_refused():
+    """As transformers makes one up for a GPT-2 folder that has none; a WordLevel one knows only its own words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def data(*texts):
+        frame = pl.DataFrame({"example_id": list(map(str, range(len(texts)))), "text": texts})
+        return TaskData(form="classify", frame=frame, dropped={})
+
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>")
+    with pytest.raises(DataError, match=r"2 of 3 texts become no token.*'some words'.*\(1 tokens\)"):
+        tokenise(data("some words", "more", " "), empty, 8)
+    word = Tokenizer(models.WordLevel({"<unk>": 0, "some": 1}, unk_token="<unk>"))
+    word.pre_tokenizer = pre_tokenizers.Whitespace()
+    known = PreTrainedTokenizerFast(tokenizer_object=word, unk_token="<unk>")
+    assert tokenise(data("some", "some more", "nothing"), known, 8).ids.tolist() == [1, 1, 0, 0]
+    with pytest.raises(DataError, match="2 of 3 texts become no token, or only unknown ones, such as 'no'"):
+        tokenise(data("some", "no", "nothing"), known, 8)

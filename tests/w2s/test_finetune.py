@@ -13,7 +13,8 @@ from w2s.data import load_tokenised
 from w2s.errors import OutOfMemoryError, TrainingError
 from w2s.finetune import HERE, Placement, finetune
 from w2s.methods import Confidence, LossMethod, Naive, Product, Window
-from w2s.models import load_scorer, load_tokenizer
+from w2s.models import load_finetuned, load_scorer, load_tokenizer, save_scorer
+from w2s.predict import predict
 from w2s.runtime import typed_out_of_memory
 
 CPU = torch.device("cpu")
@@ -56,6 +57,26 @@ def test_the_cut_into_micro_batches_does_not_change_the_result(run, method, micr
     cut = run(method, form=form, epochs=1, learning_rate=1e-4, micro_batch_size=micro_batch_size)
     np.testing.assert_allclose(final(cut), final(whole), atol=1e-5)
     assert cut.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], abs=1e-6)
+
+
+def test_a_stored_evaluation_is_what_the_checkpoint_of_its_step_says(run, checkpoints, tasks, cache_dir, tmp_path):
+    """Early stopping chooses among stored evaluations; they must be those of the model as it was at that step."""
+    source = ModelSource(path=checkpoints["llama"])
+    settings = quick(epochs=2, micro_batch_size=16, eval_every=4)
+    scorer = load_scorer(source, form="classify", settings=settings, seed=5, device=CPU)
+    tokenizer = load_tokenizer(source)
+
+    def checkpoint(fraction: float) -> None:
+        save_scorer(scorer, tokenizer, tmp_path / str(round(fraction * 12)))
+
+    result = run(scorer=scorer, eval_every=4, placement=Placement(on_progress=checkpoint))
+    assert [evaluation.step for evaluation in result.evaluations] == [4, 8, 12]
+    task = load_tokenised(tasks["classify"], tokenizer, max_length=24, cache_dir=cache_dir)
+    for evaluation in result.evaluations:
+        saved = load_finetuned(tmp_path / str(evaluation.step), settings=settings, device=CPU)
+        for name in ("validation", "test"):
+            again = predict(saved, task.part(name), budget=4096)
+            np.testing.assert_array_equal(evaluation.log_odds[name], again)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 16])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from w2s.config import SplitSpec
 from w2s.errors import DataError
-from w2s.tasks.base import normalise
+from w2s.tasks.base import REASONS, left_out, normalise
 from w2s.tasks.build import Row, build_task
 from w2s.tasks.splits import deal, group_rows, part_sizes
 
@@ -148,7 +148,7 @@ def test_a_part_that_would_be_empty_is_named_with_its_share():
 def test_a_group_too_large_for_its_part_is_named_by_size():
     groups = np.array([0] * 90 + list(range(1, 11)))
     with pytest.raises(
-        DataError, match=r"part test should have 40 examples .* only 10 .* largest group has 90 of 100 rows"
+        DataError, match=r"part test should have 40 examples.* only 10 .* largest group has 90 of 100 rows"
     ):
         deal([f"{i:03}" for i in range(100)], groups, {"test": 40}, 0)
 
@@ -212,3 +212,36 @@ def test_pairs_that_share_a_prompt_or_reply_lie_together_but_no_prompt_ties_noth
     frame = build_task("compare", pool, None, SplitSpec(), Counter()).frame
     assert frame.group_by("prompt").agg(pl.col("part").n_unique())["part"].max() == 1
     assert build_task("compare", pairs(200), None, SplitSpec(), Counter()).frame["part"].n_unique() == 4
+
+
+def dealt(form, pool, test=None, **sizes):
+    return build_task(form, pool, test, SplitSpec(**sizes), Counter())
+
+
+def test_a_group_too_large_says_what_ties_it_and_what_was_left_out_before():
+    shared = [Row(prompt="Say hi", chosen=f"a{i}", rejected=f"b{i}") for i in range(99)]
+    message = (
+        r"largest group has 99 of 99 rows \(all share the prompt 'say hi'\).*with more different prompts\. Rows left "
+    )
+    with pytest.raises(DataError, match=message + "out before: 1 duplicates"):
+        dealt("compare", [*shared, shared[0]])
+    with pytest.raises(DataError, match=r"the value 'x' in a column of columns\.group.*by a column with more values$"):
+        dealt("classify", [Row(text=f"t{i}", label=i % 2, groups=("group0:x",)) for i in range(50)])
+    with pytest.raises(DataError, match=r"tied one to the next; \d+ share the "):
+        dealt("classify", [Row(text=f"t{i}", groups=(f"group0:{i}", f"group0:{i + 1}")) for i in range(50)])
+
+
+def test_a_pool_that_nothing_is_left_of_says_why():
+    both = [Row(text=f"t{i // 2}", label=i % 2) for i in range(1200)]
+    with pytest.raises(DataError, match="no row is left to train on; left out: 1,200 with contradicting labels"):
+        dealt("classify", both)
+    with pytest.raises(DataError, match="all 40 rows to train on are related to the test"):
+        dealt("classify", rows([0, 1] * 20), rows([0, 1] * 20))
+
+
+def test_every_reason_to_leave_a_row_out_has_words():
+    assert left_out({"duplicates": 1, "blank": 2, "unlabelled": 1000, "new_reason": 1, "not_needed": 0}) == (
+        "1,000 without a label, 2 blank, 1 duplicates, 1 new_reason"
+    )
+    pool = [*rows([0, 1] * 20), Row(text="text 0", label=0), Row(text="text 1", label=0), Row(text="Exam 0")]
+    assert set(dealt("classify", pool, rows([0, 1] * 3, "exam")).dropped) <= set(REASONS)

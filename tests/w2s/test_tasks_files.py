@@ -261,7 +261,7 @@ def test_pairs_that_all_differ_in_their_prompts_are_refused_with_counts(tmp_path
     rows = [{"chosen": "a: x", "rejected": "b: y"}] * 3
     refused(
         task(jsonl(tmp_path / "a.jsonl", rows), form="compare", prompt_separator=":"),
-        r"no usable row \(3 prompts_differ\)",
+        "no usable row; left out: 3 with two prompts",
     )
 
 
