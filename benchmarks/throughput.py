@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from w2s.config import FinetuneSettings, ModelSource
+from w2s.config import FinetuneSettings, MethodSpec, ModelSource
 from w2s.data import BatchOrder, Examples, Tokens, micro_batches
 from w2s.finetune import finetune
 from w2s.losses import cross_entropy
-from w2s.methods import MethodSpec, build_method
+from w2s.methods import LossMethod, build_method
 from w2s.models import Scorer, load_scorer
 
 
@@ -84,10 +84,10 @@ def make_scorer(args: argparse.Namespace, settings: FinetuneSettings) -> Scorer:
     return scorer
 
 
-def loop_turn(scorer: Scorer, examples: Examples, settings: FinetuneSettings, method: str) -> None:
-    finetune(
-        scorer, examples, examples.gold, {}, settings=settings, method=build_method(MethodSpec(name=method)), seed=0
-    )
+def loop_turn(scorer: Scorer, examples: Examples, settings: FinetuneSettings, name: str) -> None:
+    method = build_method(MethodSpec(name=name))
+    assert isinstance(method, LossMethod), f"{name} is no loss"
+    finetune(scorer, examples, examples.gold, {}, settings=settings, method=method, seed=0)
 
 
 def bare_turn(scorer: Scorer, examples: Examples, settings: FinetuneSettings) -> Callable[[], None]:

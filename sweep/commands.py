@@ -1,13 +1,9 @@
 """What each command of `w2s` does. Returns exit codes; raises the packages' own errors for a person to read."""
 
 import argparse
-import ast
-import inspect
-import itertools
 import json
 import shlex
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping
 from hashlib import sha256
@@ -435,10 +431,10 @@ def methods(args: argparse.Namespace) -> int:
         only = f" (form {', '.join(method.forms)} only)" if len(method.forms) == 1 else ""
         print(f"{name:<{width}}{method.summary}{only}\n{'':<{width}}  {method.source}")
         if args.method:
-            explained = _field_docs(method)
             for key, field in method.model_fields.items():
+                explained = " ".join((field.description or "").split())
                 default = "required" if field.is_required() else json.dumps(field.get_default(), default=_method_name)
-                print(f"{'':<{width}}  {key}: {default}  {explained.get(key, '')}".rstrip())
+                print(f"{'':<{width}}  {key}: {default}  {explained}".rstrip())
     if not args.method:
         print("\nw2s methods METHOD shows its parameters with their defaults")
     return 0
@@ -446,20 +442,6 @@ def methods(args: argparse.Namespace) -> int:
 
 def _method_name(value: object) -> str:
     return value.name if isinstance(value, MethodSpec) else str(value)
-
-
-def _field_docs(kind: type) -> dict[str, str]:
-    """The texts below the fields of a class, its bases' included, each as one line."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if not base.__module__.startswith("w2s."):
-            continue
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, text in itertools.pairwise(tree.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return found
 
 
 def models(args: argparse.Namespace) -> int:

@@ -238,7 +238,7 @@ def test_members_of_an_ensemble_may_be_a_list_of_rungs():
         ({"name": "easy_to_hard", "share": -0.1}, "greater than or equal to 0"),
         ({"name": "probe", "labels": "ground_truth"}, "would be its own ceiling; write ceiling: finetuned"),
         ({"name": "probe", "student": "confidence"}, "a student is trained for activations: finetuned only"),
-        ({"name": "probe", "layer": "last"}, "'middle'"),
+        ({"name": "probe", "layer": "last"}, "last is not one of its values. Hidden state to read"),
         ({"name": "prompt", "shots": -1}, "greater than or equal to 0"),
         ({"name": "prompt", "student": "naive"}, "method 'prompt' has no parameter 'student'"),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from w2s.config import Config, Form, MethodSpec
 from w2s.errors import W2SError
@@ -38,6 +38,8 @@ class Moment:
 
 class Method(Config):
     """A way to make a student from weak labels; the fields of a subclass are its parameters."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)  # the texts below fields explain them to people, too
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -127,7 +129,10 @@ def build_method(spec: MethodSpec) -> Method:
     try:
         return method.model_validate(dict(spec.params))
     except ValidationError as error:
-        raise MethodError("; ".join(_explain(method, problem) for problem in error.errors())) from None
+        problems: dict[Any, list[Any]] = {}  # of a parameter that may be one of several things, one for each of them
+        for problem in error.errors():
+            problems.setdefault(problem["loc"][:1], []).append(problem)
+        raise MethodError("; ".join(_explain(method, found) for found in problems.values())) from None
 
 
 def method_label(method: Method) -> str:
@@ -151,14 +156,28 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _explain(method: type[Method], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+def _explain(method: type[Method], problems: list[Any]) -> str:
+    """What is wrong with one parameter."""
+    problem = problems[0]
+    fields = method.model_fields
+    key = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
-        fields = method.model_fields
         known = ", ".join(fields) or "none"
         return f"method {method.name!r} has no parameter {key!r}{_nearest(key, fields)}; it has: {known}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"method {method.name!r}, parameter {key!r}: {message}, got {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"method {method.name!r}: {message}"
+    if problem["type"] == "value_error":
+        return f"method {method.name!r}, parameter {key!r}: {message}"
+    # Of several kinds of values, the one that nearly fits says most.
+    nearly = [p for p in problems if p["type"] != "literal_error" and not p["type"].endswith(("_type", "_parsing"))]
+    if len(nearly) == 1:
+        problem, message = nearly[0], nearly[0]["msg"]
+    elif len(problems) > 1:
+        meaning = " ".join((fields[key].description or "see `w2s methods`").split())
+        shown = _shown(problem["input"])
+        return f"method {method.name!r}, parameter {key!r}: {shown} is not one of its values. {meaning}"
+    return f"method {method.name!r}, parameter {key!r}: {message[0].lower() + message[1:]}, got {problem['input']!r}"
 
 
 def _nearest(word: str, known: Any) -> str:

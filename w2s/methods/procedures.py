@@ -139,9 +139,11 @@ class Filter(Procedure):
     relabel: bool = False
     """`probe` and `knn`: keep all rows, with the probe's predictions as labels."""
     layer: Layer = "middle"
+    """Hidden state to read, for all but `confidence`: 0 is the embeddings', -1 the last, `middle` is layers // 2."""
     k: PositiveInt = 50
     """Neighbours."""
     penalty: PositiveFloat = 1e-3
+    """Of the probe: times the sum of its squared weights."""
 
     @model_validator(mode="after")
     def _only_probes_relabel(self) -> Self:
@@ -233,10 +235,13 @@ class Probe(Procedure):
     source: ClassVar[str] = "Burns et al. 2023, appendix D.2 and section 5.2.3"
 
     labels: Literal["weak", "ground_truth"] = "weak"
+    """Whose labels the probe is fitted to."""
     activations: Literal["pretrained", "finetuned"] = "pretrained"
     """`finetuned`: of the trained `student`; with ground truth this measures concept saliency."""
     layer: Layer = -1
+    """Hidden state to read: 0 is the embeddings', -1 the last, `middle` is layers // 2."""
     penalty: PositiveFloat = 1e-3
+    """Times the sum of squared weights, beside the mean cross-entropy."""
     ceiling: Literal["probe", "finetuned"] = "probe"
     """`probe`: the same probe on the pretrained model, with ground truth; `finetuned`: the grid's own ceiling."""
 
@@ -267,6 +272,7 @@ class Prompt(Method):
     labels: Literal["weak", "ground_truth"] = "weak"
     """Whose labels the examples carry."""
     max_length: PositiveInt = 2048
+    """Tokens of a whole prompt; longer ones lose their beginning."""
 
     @property
     def oracle(self) -> bool:
