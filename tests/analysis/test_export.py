@@ -23,6 +23,17 @@ def test_a_csv_export_has_the_same_rows_and_columns(store, tmp_path):
     assert table["pgr"].to_list() == pytest.approx(pairs["pgr"].to_list())
 
 
+def test_exported_pairs_say_whether_their_gap_can_be_told_from_zero(writer, small_world, tmp_path):
+    writer.world(small_world(supervisor=(0.6, 0.9, 0.9), ceiling=(0.6, 0.9, 0.9), seeds=2, seed_sd=0.0))
+    results = analysis.load(writer.root)
+    over_seeds = analysis.estimate(results).pairs.select("method", "weak", "strong", "has_gap")
+    exported = pl.read_csv(analysis.export(writer.root, tmp_path / "out.csv", "pairs"))
+    assert set(exported["has_gap"]) == {True, False}
+    joined = exported.join(over_seeds, on=["method", "weak", "strong"], suffix="_over_seeds", validate="m:1")
+    assert joined.height == 12
+    assert joined["has_gap"].to_list() == joined["has_gap_over_seeds"].to_list()
+
+
 def test_an_export_leaves_no_other_file_and_replaces_an_earlier_one(store, tmp_path):
     out = tmp_path / "exports" / "out.csv"
     analysis.export(store, out)

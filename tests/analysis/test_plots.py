@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import polars as pl
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 import analysis
 from analysis import plots
+from analysis.plots.marks import at_least, dodge, log_ticks, told
 from analysis.plots.style import wrapped
 from analysis.plots.training import evenly
 
@@ -92,7 +94,8 @@ def test_the_comparison_shows_every_method_sorted_with_its_whole_label(writer, s
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     shown = [label.replace("\n", "").replace(" ", "") for label in labels]
     mean = estimates.methods.filter(pl.col("statistic") == "mean").sort("pgr", descending=True)
-    assert shown == [method.replace(" ", "") for method in mean["method"]]
+    best_first = ["naive", *(method for method in mean["method"] if method != "naive")]
+    assert shown == [method.replace(" ", "") for method in best_first]
     assert sum(label.endswith("[oracle]") for label in labels) == 2
     assert max(len(line) for label in labels for line in label.split("\n")) <= 34
 
@@ -138,6 +141,54 @@ def test_labels_break_after_blanks_commas_and_brackets():
     assert wrapped("confidence(max_weight=0.75, warm_up=0.1)", 28) == "confidence(max_weight=0.75,\nwarm_up=0.1)"
     assert wrapped("confidence(max_weight=0.75)", 20) == "confidence(\nmax_weight=0.75)"
     assert wrapped("short", 20) == "short"
+
+
+@given(st.floats(-3, 30), st.floats(0.02, 12))
+def test_labels_of_a_log_axis_are_in_the_frame_and_apart(start, decades):
+    low, high = 10.0**start, 10.0 ** (start + decades)
+    ticks = log_ticks(low, high)
+    assert ticks
+    assert all(low <= tick <= high for tick in ticks)
+    assert all(math.log10(b / a) >= 0.19 * decades - 1e-9 for a, b in pairwise(ticks))
+
+
+def test_a_narrow_log_axis_has_labels_between_powers_of_ten():
+    assert log_ticks(1e9, 1e12) == pytest.approx([1e9, 1e10, 1e11, 1e12])
+    assert log_ticks(2e9, 5e10) == pytest.approx([2e9, 5e9, 1e10, 5e10])
+    assert log_ticks(6.5e9, 8.5e9) == pytest.approx([7e9, 8e9])
+
+
+@pytest.mark.parametrize("x", [[1e9, 1e10, 1e12], [1e9, 1.1e9, 1e12], [1e9]])
+def test_bars_of_several_series_stand_apart_and_nearer_to_their_own_model(x):
+    ladder = pl.DataFrame({"x": x})
+    factors = [dodge(ladder, index, 5) for index in range(5)]
+    assert all(b > a for a, b in pairwise(factors))
+    assert factors[2] == pytest.approx(1)
+    if len(x) > 1:
+        assert (factors[-1] / factors[0]) < min(b / a for a, b in pairwise(x))
+
+
+def test_a_derived_curve_is_drawn_only_where_its_band_is_narrower_than_the_gap():
+    curve = pl.DataFrame({"x": [1.0, 2.0, 3.0], "y_low": [-3.0, 0.2, 0.3], "y_high": [4.0, 0.9, 0.8]})
+    assert told(curve)["x"].to_list() == [2.0, 3.0]
+    assert told(curve.head(2)).is_empty()
+
+
+def test_limits_about_equal_values_are_widened():
+    assert at_least((0.0, 1e-17), 1.0) == pytest.approx((-0.5, 0.5))
+    assert at_least((-2.0, 3.0), 1.0) == (-2.0, 3.0)
+
+
+def test_frames_without_a_gap_say_so_and_hide_no_rounding_errors(writer, small_world):
+    writer.world(small_world(supervisor=(0.9, 0.9, 0.9), ceiling=(0.6, 0.6, 0.6), seeds=1))
+    estimates, pairs, ladder, curves = frames(writer.root)
+    figure = plots.plot_overview(pairs, ladder, curves, estimates.differences, "")
+    assert [text.get_text() for ax in figure.axes[1:] for text in ax.texts] == ["no pair with a gap"] * 2
+    equal = estimates.differences.with_columns(
+        pl.lit(1e-17).alias(f"accuracy_difference{b}") for b in ("", "_low", "_high")
+    )
+    low, high = plots.plot_differences(equal, "").axes[1].get_ylim()
+    assert high - low == pytest.approx(1.0)
 
 
 def test_students_are_chosen_evenly_with_both_ends():

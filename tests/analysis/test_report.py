@@ -63,7 +63,7 @@ def test_the_page_says_what_was_run_and_found(reference_report):
         "torch 2.13.0",
         "naive: mean PGR 0.",
         "confidence(max_weight=0.75) minus naive",
-        "rises at every one of 5 rungs",
+        "rises at each of the 4 steps between 5 rungs",
         "fewer than 5 seeds",
         "1,200",
     ):
@@ -75,13 +75,34 @@ def test_tables_of_the_report_are_the_same_bytes_each_time(writer, small_world):
     results = analysis.load(writer.root)
     first, again = (report_files(results, options=analysis.Options(draws=100)) for _ in range(2))
     assert first == again
-    assert sum(name.startswith("tables/") for name in first) == 22
+    assert sum(name.startswith("tables/") for name in first) == 24
 
 
 def test_tables_can_be_read_back(reference_report):
     pairs = pl.read_parquet(reference_report / "tables" / "pairs.parquet")
     assert pairs.height == 30
     assert pl.read_csv(reference_report / "tables" / "pairs.csv").columns == pairs.columns
+
+
+def test_a_sweep_without_any_gap_has_no_figures_of_pgr_and_no_number_for_it(writer, small_world):
+    writer.world(small_world(supervisor=(0.9, 0.9, 0.9), ceiling=(0.6, 0.6, 0.6)))
+    files = report_files(analysis.load(writer.root), options=analysis.Options(draws=100))
+    figures = {name for name in files if name.endswith(".png")}
+    assert figures == {f"figures/{n}.png" for n in ("overview", "accuracy", "methods", "differences", "agreement")}
+    methods = pl.read_parquet(files["tables/methods.parquet"])
+    assert methods["pgr"].null_count() == methods.height
+
+
+def test_the_page_explains_its_words_and_the_oracle_mark_where_it_is_used(writer, small_world, reference_report):
+    text = (reference_report / "index.html").read_text()
+    for words in ("Weak supervisor", "(student &minus; weak) / (ceiling &minus; weak)", "The 95% interval"):
+        assert words in text
+    assert "<dt>[oracle]</dt>" not in text
+    writer.world(small_world(rungs=2, seeds=1, methods=("naive", "stopped [oracle]")))
+    path = writer.root / "sweeps" / "sweep" / "manifest.parquet"
+    pl.read_parquet(path).with_columns(oracle=pl.col("method").str.ends_with("[oracle]")).write_parquet(path)
+    files = report_files(analysis.load(writer.root), options=analysis.Options(draws=100))
+    assert b"<dt>[oracle]</dt>" in files["index.html"]
 
 
 def test_an_empty_storage_gives_a_page_that_says_so(tmp_path):
@@ -122,7 +143,7 @@ def test_each_task_has_its_section_and_its_folder(writer, small_world, tmp_path)
     analysis.write_report(writer.root, tmp_path / "report", options=analysis.Options(draws=100))
     page = Page((tmp_path / "report" / "index.html").read_text())
     assert [heading for heading in page.headings if "(" in heading] == ["a (classify)", "b (classify)"]
-    assert (tmp_path / "report" / "figures" / "2-b" / "pgr.png").is_file()
+    assert (tmp_path / "report" / "figures" / "2-b" / "methods.png").is_file()
 
 
 def test_an_earlier_report_is_replaced_whole(tmp_path):

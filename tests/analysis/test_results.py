@@ -316,3 +316,21 @@ def test_without_compute_models_are_ordered_by_parameters(writer, small_world):
 def test_predictions_of_an_unfinished_run_are_refused_with_a_remedy(store):
     with pytest.raises(analysis.AnalysisError, match=r"runs/nothing is not finished.*run the sweep again"):
         analysis.load(store).predictions("nothing")
+
+
+def test_a_folder_of_storages_is_refused_with_their_names(tmp_path, store_writer, small_world):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        store_writer(tmp_path / name).world(small_world(rungs=2, seeds=1, methods=("naive",)))
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(analysis.AnalysisError, match=rf"no storage: .* below it: {tmp_path}/one, {tmp_path}/two$"):
+        analysis.load(str(tmp_path))
+    assert analysis.load(str(tmp_path / "notes")).runs.is_empty()
+
+
+def test_results_in_a_notebook_cell_are_one_line(writer, small_world):
+    writer.world(small_world(rungs=2, seeds=1, methods=("naive",)))
+    (writer.root / "runs" / "facts-s0-student-0-1-0-0" / "DONE").unlink()
+    results = analysis.load(str(writer.root), "sweep")
+    assert repr(results) == f"Results({writer.root}, sweep sweep: 5 runs, 0 pairs, 1 missing pairs, 0 problems)"
+    assert "\n" not in repr(analysis.estimate(results))

@@ -32,10 +32,11 @@ def test_a_sweep_of_methods_of_every_kind_finishes_and_is_not_run_twice(tiny, tm
         }
     )
     results = Results(spec, tmp_path / "results")
-    output = w2s("run", spec, "--storage", results.storage, "--no-report", cwd=tmp_path)
+    output = w2s("run", spec, "--storage", results.storage, cwd=tmp_path)
     session, store = results.session, results.store
     plan = session.plan
     assert f"{len(plan.runs)} of {len(plan.runs)} runs done now" in output
+    assert "\nreport: " in output
     assert set(results.attempts()) == set(plan.runs)
     assert {run.kind for run in plan.runs.values()} == {
         "pretrain", "generative", "ground_truth", "activations", "labels", "transfer", "probe", "prompt",
@@ -84,6 +85,6 @@ def test_a_sweep_of_methods_of_every_kind_finishes_and_is_not_run_twice(tiny, tm
     assert accuracy["control [oracle]"] == accuracy["naive"]
 
     before = results.attempts()
-    again = w2s("run", spec, "--storage", results.storage, "--no-report", cwd=tmp_path)
+    again = w2s("run", spec, "--storage", results.storage, cwd=tmp_path)
     assert f"nothing to run: {len(plan.runs)} of {len(plan.runs)}" in again
     assert results.attempts() == before
