@@ -13,12 +13,14 @@ each PGR with the supervisor and ceiling of its own, and a pair counts only wher
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from analysis.errors import AnalysisError
+from analysis.gaps import SECTION_KEY
 from analysis.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, Draws, Interval, joint_draws
 from analysis.metrics import performance_gap_recovered, pgr_to_first_order
 from analysis.results import Results, SharedTest
@@ -30,8 +32,17 @@ OWN = ""
 """The baseline of the grid itself."""
 SLOPE_POINTS = 3
 """Students that a slope over compute needs at least."""
-SECTION_KEY = ("task", "form", "settings", "part")
 BOUNDS = ("", "_low", "_high")
+MAJORITY = ("right", "majority class")
+"""Column of whoever answers every example with the more frequent class."""
+SHARE, SHARE_DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
+RANGES: dict[Any, tuple[float, float]] = (
+    dict.fromkeys(("supervisor_acc", "weak_acc", "student_acc", "ceiling_acc"), SHARE)
+    | dict.fromkeys(("agreement", "agreement_when_weak_right", "agreement_when_weak_wrong"), SHARE)
+    | dict.fromkeys(("gap", "rise", "accuracy_difference"), SHARE_DIFFERENCE)
+    | dict.fromkeys(("supervisor_above_majority", "ceiling_above_majority"), SHARE_DIFFERENCE)
+)
+"""What a quantity can be at all; intervals are cut there. PGR has no such range."""
 
 
 class Section(NamedTuple):
@@ -52,7 +63,14 @@ LADDER_SCHEMA = (
     _SECTION_SCHEMA
     | {"rung": pl.Int64, "model": pl.String, "n_params": pl.Int64, "n_matmul": pl.Int64}
     | {"pretrain_flops": pl.Float64, "x": pl.Float64, "x_axis": pl.String}
-    | _columns("supervisor_acc", "ceiling_acc")
+    | _columns("supervisor_acc", "ceiling_acc", "supervisor_above_majority", "ceiling_above_majority")
+    | {"supervisors_one_class": pl.Int64, "ceilings_one_class": pl.Int64}
+    | {"n_seeds": pl.Int64, "n_test": pl.Int64}
+)
+RISES_SCHEMA = (
+    _SECTION_SCHEMA
+    | {"smaller": pl.String, "larger": pl.String, "neighbours": pl.Boolean}
+    | _columns("rise")
     | {"n_seeds": pl.Int64, "n_test": pl.Int64}
 )
 PAIRS_SCHEMA = (
@@ -63,6 +81,7 @@ PAIRS_SCHEMA = (
     | _columns("weak_acc", "student_acc", "ceiling_acc", "gap")
     | {"has_gap": pl.Boolean}
     | _columns("pgr", "agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
+    | {"students_one_class": pl.Int64}
     | {"stop_step": pl.Float64, "n_seeds": pl.Int64, "n_test": pl.Int64}
 )
 METHODS_SCHEMA = (
@@ -176,12 +195,16 @@ class Estimates:
     """Frames with `name`, `name_low`, `name_high` for each estimated quantity; accuracies and PGR are fractions."""
 
     ladder: pl.DataFrame
-    """One row per section and model: accuracy as supervisor and as ceiling."""
+    """One row per section and model: accuracy as supervisor and as ceiling, both also minus that of the more frequent
+    class, and how many of its runs predict one class only."""
+    rises: pl.DataFrame
+    """Differences of ceilings: between neighbouring rungs, and (`neighbours` false) between the last and the first."""
     pairs: pl.DataFrame
-    """One row per section, method, weak and strong; `pgr` is null where there is no gap."""
+    """One row per section, method, weak and strong; `pgr` is null where there is no gap. `students_one_class`: seeds at
+    which the student predicts one class only."""
     methods: pl.DataFrame
     """PGR of each method over the grid. `statistic`: `mean` and `median` over pairs with a gap, and `of_means`, the PGR
-    of mean accuracies over all pairs, which selects nothing."""
+    of mean accuracies over all pairs, which selects nothing; its `pgr` is null unless the mean gap is above zero."""
     differences: pl.DataFrame
     """Method minus reference, paired, mean over pairs: overall (`size_gap` null) and by rungs from weak to strong.
     PGR on each side has its own baseline; `n_pairs` counts pairs at which both have a gap."""
@@ -190,6 +213,15 @@ class Estimates:
     of agreement where the supervisor is wrong; a row per method and supervisor with at least three larger students."""
     options: Options
     sections: tuple[tuple[SectionPairs, SectionDraws], ...]
+    cut: frozenset[Section]
+    """Sections where some interval reached beyond what its quantity can be, and was cut there (`RANGES`)."""
+    settings: Mapping[tuple[str, str], str]
+    """What tells settings apart, see `Results.settings`."""
+
+    def __repr__(self) -> str:
+        frames = ("ladder", "rises", "pairs", "methods", "differences", "agreement_slopes")
+        rows = ", ".join(f"{name} {getattr(self, name).height}" for name in frames)
+        return f"Estimates(rows: {rows}; {len(self.sections)} sections)"
 
     def of(self, section: Section, frame: pl.DataFrame) -> pl.DataFrame:
         """Rows of one section."""
@@ -211,8 +243,10 @@ def estimate(results: Results, options: Options | None = None) -> Estimates:
     options = options or Options()
     sections: list[tuple[SectionPairs, SectionDraws]] = []
     rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("ladder", "pairs", "methods", "differences", "agreement_slopes")
+        name: [] for name in ("ladder", "rises", "pairs", "methods", "differences", "agreement_slopes")
     }
+    cut: set[Section] = set()
+    one_class = {view for test in results.tests.values() for view in _of_one_class(test)}
     for key, frame in results.pairs.group_by(SECTION_KEY, maintain_order=True):
         section = Section(*(str(part) for part in key))
         grouped = _group(section, frame)
@@ -220,30 +254,49 @@ def estimate(results: Results, options: Options | None = None) -> Estimates:
         sections.append((grouped, drawn))
         sizes = {row["model"]: row for row in results.ladder.filter(pl.col("task") == section.task).to_dicts()}
         gaps = {models: _gap(drawn, cells) for models, cells in grouped.gaps.items()}
-        rows["ladder"] += _ladder_rows(grouped, drawn, sizes)
-        rows["pairs"] += [_pair_row(pair, drawn, sizes, gaps[pair.gap_key]) for pair in grouped.pairs]
+        before = {name: len(of) for name, of in rows.items()}
+        rows["ladder"] += _ladder_rows(grouped, drawn, sizes, one_class)
+        rows["rises"] += _rise_rows(grouped, drawn, sizes)
+        rows["pairs"] += [_pair_row(pair, drawn, sizes, gaps[pair.gap_key], one_class) for pair in grouped.pairs]
         valid = {models for models, gap in gaps.items() if gap["has_gap"]}
         rows["methods"] += _method_rows(grouped, drawn, valid)
         rows["differences"] += _difference_rows(grouped, drawn, valid, sizes)
         rows["agreement_slopes"] += _slope_rows(grouped, drawn, sizes)
+        added = [row for name, of in rows.items() for row in of[before[name] :]]
+        if any([_cut_to_range(row) for row in added]):  # a list, so that all are cut
+            cut.add(section)
     return Estimates(
         ladder=pl.DataFrame(rows["ladder"], schema=LADDER_SCHEMA).sort(*SECTION_KEY, "rung"),
-        pairs=pl.DataFrame(rows["pairs"], schema=PAIRS_SCHEMA).sort(*SECTION_KEY, "method", "weak_rung", "strong_rung"),
-        methods=pl.DataFrame(rows["methods"], schema=METHODS_SCHEMA).sort(*SECTION_KEY, "method", "statistic"),
-        differences=pl.DataFrame(rows["differences"], schema=DIFFERENCES_SCHEMA).sort(
-            *SECTION_KEY, "method", "size_gap", nulls_last=False
-        ),
-        agreement_slopes=pl.DataFrame(rows["agreement_slopes"], schema=SLOPES_SCHEMA).sort(
-            *SECTION_KEY, "method", "weak_rung"
-        ),
+        rises=pl.DataFrame(rows["rises"], schema=RISES_SCHEMA),
+        pairs=in_method_order(pl.DataFrame(rows["pairs"], schema=PAIRS_SCHEMA), "weak_rung", "strong_rung"),
+        methods=in_method_order(pl.DataFrame(rows["methods"], schema=METHODS_SCHEMA), "statistic"),
+        differences=in_method_order(pl.DataFrame(rows["differences"], schema=DIFFERENCES_SCHEMA), "size_gap"),
+        agreement_slopes=in_method_order(pl.DataFrame(rows["agreement_slopes"], schema=SLOPES_SCHEMA), "weak_rung"),
         options=options,
         sections=tuple(sections),
+        cut=frozenset(cut),
+        settings=results.settings,
     )
 
 
 def methods_in_order(methods: Iterable[str]) -> list[str]:
-    """The reference first, then the others by name, diagnostics that looked at ground truth last."""
-    return sorted(set(methods), key=lambda method: (method != REFERENCE_METHOD, is_oracle(method), method))
+    """The reference first, then the others by name, diagnostics that looked at ground truth last.
+
+    The reference is plain naive finetuning, or where a grid has only variants of it, `naive(labels=hard)`, the first.
+    """
+
+    def rank(method: str) -> tuple:
+        is_variant = method.startswith(f"{REFERENCE_METHOD}(")
+        return (method != REFERENCE_METHOD, not is_variant, is_oracle(method), method)
+
+    return sorted(set(methods), key=rank)
+
+
+def in_method_order(frame: pl.DataFrame, *then: str, first: Sequence[str] = ()) -> pl.DataFrame:
+    """Rows by section, `first`, method in the order of `methods_in_order` (none before all), and `then`."""
+    rank = {method: index for index, method in enumerate(methods_in_order(frame["method"].drop_nulls()))}
+    rows = frame.with_columns(_rank=pl.col("method").replace_strict(rank, default=-1, return_dtype=pl.Int64))
+    return rows.sort(*SECTION_KEY, *first, "_rank", *then, nulls_last=False).drop("_rank")
 
 
 def is_oracle(method: str) -> bool:
@@ -354,6 +407,10 @@ def _draw(grouped: SectionPairs, test: SharedTest, options: Options) -> SectionD
         right = test.correct(pair.supervisor.run_ids)
         add(("agree", pair.supervisor, pair.student), pair.student, agree)
         add(("agree_right", pair.supervisor, pair.student), pair.student, agree & right)
+    majority = test.gold == int(2 * test.gold.mean() >= 1)
+    column[MAJORITY] = len(values)
+    values.append(majority.astype(np.float32))
+    by_seed.append(np.full(len(seeds), majority.mean()))
     draws = joint_draws(
         np.stack(values, axis=1), np.stack(by_seed), n_draws=options.draws, random_seed=options.random_seed
     )
@@ -368,27 +425,74 @@ def _bounds(name: str, interval: Interval, index: int = 0) -> dict[str, float | 
     return {f"{name}{bound}": float(v) if np.isfinite(v) else None for bound, v in zip(BOUNDS, values, strict=True)}
 
 
+def _cut_to_range(row: dict[str, Any]) -> bool:
+    """Cut the bounds in a row at the ends of what their quantities can be; whether any was beyond."""
+    beyond = False
+    for name, (smallest, largest) in RANGES.items():
+        for key in (f"{name}_low", f"{name}_high"):
+            value = row.get(key)
+            if value is not None and not smallest <= value <= largest:
+                row[key] = min(max(value, smallest), largest)
+                beyond |= not smallest - _ROUNDING <= value <= largest + _ROUNDING
+    return beyond
+
+
+_ROUNDING = 1e-9
+
+
+def _of_one_class(test: SharedTest) -> list[str]:
+    """Views that predict the same class on every test example."""
+    same = (test.prediction == test.prediction[:1]).all(axis=0)
+    return [view for view, index in test.column.items() if same[index]]
+
+
 def _gap(drawn: SectionDraws, cells: tuple[Cell, Cell]) -> dict[str, Any]:
-    interval = drawn.interval(lambda a: a[..., 1:] - a[..., :1], [("right", cell) for cell in cells])
+    interval = drawn.interval(_second_minus_first, [("right", cell) for cell in cells])
     return _bounds("gap", interval) | {"has_gap": bool(interval.low[0] > 0)}
 
 
-def _ladder_rows(grouped: SectionPairs, drawn: SectionDraws, sizes: Mapping[str, dict]) -> list[dict[str, Any]]:
+def _ladder_rows(
+    grouped: SectionPairs, drawn: SectionDraws, sizes: Mapping[str, dict], one_class: set[str]
+) -> list[dict[str, Any]]:
     rows = []
     for model in {name for pair in grouped.pairs for name in (pair.weak, pair.strong)}:
         row = {
             key: sizes[model][key] for key in ("rung", "model", "n_params", "n_matmul", "pretrain_flops", "x", "x_axis")
         }
         seeds = 0
-        for name, cells in (("supervisor_acc", grouped.supervisors), ("ceiling_acc", grouped.ceilings)):
+        for role, cells in (("supervisor", grouped.supervisors), ("ceiling", grouped.ceilings)):
             if model in cells:
-                row |= _bounds(name, drawn.interval(lambda a: a, [("right", cells[model])]))
+                key = ("right", cells[model])
+                row |= _bounds(f"{role}_acc", drawn.interval(lambda a: a, [key]))
+                row |= _bounds(f"{role}_above_majority", drawn.interval(_second_minus_first, [MAJORITY, key]))
+                row[f"{role}s_one_class"] = sum(run_id in one_class for run_id in cells[model].run_ids)
                 seeds = max(seeds, len(cells[model].seeds))
         rows.append(grouped.section._asdict() | row | {"n_seeds": seeds, "n_test": drawn.n_test})
     return [{name: row.get(name) for name in LADDER_SCHEMA} for row in rows]
 
 
-def _pair_row(pair: Pair, drawn: SectionDraws, sizes: Mapping[str, dict], gap: dict[str, Any]) -> dict[str, Any]:
+def _rise_rows(grouped: SectionPairs, drawn: SectionDraws, sizes: Mapping[str, dict]) -> list[dict[str, Any]]:
+    models = sorted(grouped.ceilings, key=lambda model: sizes[model]["rung"])
+    steps = [(smaller, larger, True) for smaller, larger in pairwise(models)]
+    if len(models) > 2:
+        steps.append((models[0], models[-1], False))
+    rows = []
+    for smaller, larger, neighbours in steps:
+        cells = [grouped.ceilings[model] for model in (smaller, larger)]
+        rise = drawn.interval(_second_minus_first, [("right", cell) for cell in cells])
+        row: dict[str, Any] = {"smaller": smaller, "larger": larger, "neighbours": neighbours}
+        row |= {"n_seeds": min(len(cell.seeds) for cell in cells), "n_test": drawn.n_test}
+        rows.append(grouped.section._asdict() | row | _bounds("rise", rise))
+    return rows
+
+
+def _second_minus_first(columns: np.ndarray) -> np.ndarray:
+    return columns[..., 1:] - columns[..., :1]
+
+
+def _pair_row(
+    pair: Pair, drawn: SectionDraws, sizes: Mapping[str, dict], gap: dict[str, Any], one_class: set[str]
+) -> dict[str, Any]:
     weak, strong = sizes[pair.weak], sizes[pair.strong]
     row: dict[str, Any] = drawn.section._asdict() | {
         "method": pair.method,
@@ -396,6 +500,7 @@ def _pair_row(pair: Pair, drawn: SectionDraws, sizes: Mapping[str, dict], gap: d
         "stop": pair.stop,
         "oracle": pair.oracle,
         "stop_step": pair.stop_step,
+        "students_one_class": sum(view in one_class for view in pair.student.run_ids),
         "weak": pair.weak,
         "strong": pair.strong,
         "weak_rung": weak["rung"],
@@ -455,7 +560,9 @@ def _method_rows(grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[st
         head["oracle"] = any(pair.oracle for pair in pairs)
         every = [key for pair in pairs for key in pair.accuracy_keys]
         of_means = drawn.interval(lambda a: _pgr(_triples(a).mean(axis=-2))[..., None], every)
-        rows.append(head | counts | {"statistic": "of_means", "n_pairs": len(pairs)} | _bounds("pgr", of_means))
+        of_means_row = head | counts | {"statistic": "of_means", "n_pairs": len(pairs)}
+        mean_gap = drawn.interval(lambda a: _mean_gap(_triples(a)), every)
+        rows.append(of_means_row | (_bounds("pgr", of_means) if mean_gap.low[0] > 0 else dict.fromkeys(_PGR)))
         if not chosen:
             continue
         keys = [key for pair in chosen for key in pair.accuracy_keys]
@@ -465,6 +572,14 @@ def _method_rows(grouped: SectionPairs, drawn: SectionDraws, valid: set[tuple[st
         for statistic, interval in (("mean", mean), ("median", median)):
             rows.append(head | counts | {"statistic": statistic, "n_pairs": len(chosen)} | _bounds("pgr", interval))
     return rows
+
+
+_PGR = [f"pgr{bound}" for bound in BOUNDS]
+
+
+def _mean_gap(accuracies: np.ndarray) -> np.ndarray:
+    """Mean of ceiling minus weak over pairs, from shape (..., pair, 3) to (..., 1)."""
+    return (accuracies[..., 2] - accuracies[..., 0]).mean(axis=-1, keepdims=True)
 
 
 def _baselines(pairs: Iterable[Pair]) -> str:

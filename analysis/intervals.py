@@ -51,6 +51,11 @@ class Interval:
     low: np.ndarray
     high: np.ndarray
 
+    def within(self, smallest: float, largest: float) -> "Interval":
+        """Bounds cut at the ends of the range that the quantity can have at all: a stretched interval from two or three
+        seeds easily reaches beyond."""
+        return Interval(self.estimate, np.clip(self.low, smallest, largest), np.clip(self.high, smallest, largest))
+
 
 @dataclass(frozen=True)
 class Draws:

@@ -51,6 +51,8 @@ class Column:
     kind: str
     """`text`, `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
     there is one)."""
+    explained: str = ""
+    """Shown when the heading is pointed at."""
 
 
 def write_report(
@@ -112,6 +114,7 @@ def report_files(
     tables = {
         "runs": results.runs,
         "pairs_by_seed": results.pairs,
+        "rises": estimates.rises,
         "missing": results.missing,
         "ladder": estimates.ladder,
         "pairs": estimates.pairs,
@@ -138,6 +141,7 @@ def report_files(
         spec_text=spec_text,
         tables=sorted(tables),
         estimates=estimates,
+        oracle=bool(estimates.methods["oracle"].any()),
     )
     files["index.html"] = page.encode()
     files["summary.txt"] = ("\n".join(summary(results, estimates)) + "\n").encode()
@@ -170,12 +174,15 @@ def section_figures(estimates: Estimates, fitted: Trends, courses: pl.DataFrame,
             "Accuracy of ceiling, students and supervisor against compute",
             plots.plot_accuracy(pairs, ladder, curves, caption + _baseline_caption(pairs)),
         ),
-        "pgr": ("PGR against strong compute", plots.plot_pgr(pairs, ladder, curves, caption)),
-        "pgr_map": ("Weak by strong map of PGR", plots.plot_pgr_map(pairs, ladder, caption)),
     }
+    if pairs["pgr"].null_count() < pairs.height:  # else there would be empty frames
+        drawn |= {
+            "pgr": ("PGR against strong compute", plots.plot_pgr(pairs, ladder, curves, caption)),
+            "pgr_map": ("Weak by strong map of PGR", plots.plot_pgr_map(pairs, ladder, caption)),
+        }
     drawn["methods"] = (
         "PGR of each method, and its accuracy minus the reference's",
-        plots.plot_methods(grid, compared, intervals + " Sorted by mean PGR."),
+        plots.plot_methods(grid, compared, intervals + " The reference first, then sorted by mean PGR."),
     )
     if not differences.is_empty():
         drawn["differences"] = (
@@ -219,7 +226,7 @@ _LADDER_COLUMNS = (
     Column("rung", "rung", "count"),
     Column("model", "model", "text"),
     Column("parameters", "n_params", "count"),
-    Column("matrix-multiplied", "n_matmul", "count"),
+    Column("used per token", "n_matmul", "count", "weights that each token is multiplied by: all but the embeddings"),
     Column("pretraining FLOPs", "pretrain_flops", "big"),
     Column("accuracy as supervisor", "supervisor_acc", "share"),
     Column("accuracy as ceiling", "ceiling_acc", "share"),
@@ -230,19 +237,23 @@ _PAIR_COLUMNS = (
     Column("method", "method", "text"),
     Column("weak", "weak", "text"),
     Column("strong", "strong", "text"),
-    Column("rungs", "size_gap", "count"),
+    Column("rungs", "size_gap", "count", "steps on the ladder from the weak to the strong model"),
     Column("weak acc.", "weak_acc", "share"),
     Column("student acc.", "student_acc", "share"),
     Column("ceiling acc.", "ceiling_acc", "share"),
-    Column("gap", "gap", "share"),
-    Column("PGR", "pgr", "share"),
-    Column("agreement", "agreement", "share"),
+    Column("gap", "gap", "share", "ceiling minus weak supervisor"),
+    Column("PGR", "pgr", "share", "performance gap recovered: (student - weak) / (ceiling - weak)"),
+    Column("seeds", "n_seeds", "count"),
+)
+_AGREEMENT_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("weak", "weak", "text"),
+    Column("strong", "strong", "text"),
+    Column("agreement", "agreement", "share", "share of test examples with the same prediction"),
     Column("where weak right", "agreement_when_weak_right", "share"),
     Column("where weak wrong", "agreement_when_weak_wrong", "share"),
-    Column("stop", "stop", "text"),
-    Column("at step", "stop_step", "step"),
-    Column("seeds", "n_seeds", "count"),
-    Column("test n", "n_test", "count"),
+    Column("stop", "stop", "text", "the evaluation of the student that counts"),
+    Column("at step", "stop_step", "step", "of training, mean over seeds"),
 )
 _METHOD_COLUMNS = (
     Column("method", "method", "text"),
@@ -254,6 +265,7 @@ _METHOD_COLUMNS = (
     Column("seeds", "n_seeds", "count"),
     Column("test n", "n_test", "count"),
 )
+_STATISTICS = {"mean": "mean PGR of pairs", "median": "median PGR of pairs", "of_means": "PGR of mean accuracies"}
 _SLOPE_COLUMNS = (
     Column("method", "method", "text"),
     Column("supervisor", "weak", "text"),
@@ -287,6 +299,7 @@ _MISSING_COLUMNS = (
 def _section_context(
     estimates: Estimates, fitted: Trends, section: Section, figures: Sequence[Figure], folder: str
 ) -> dict[str, Any]:
+    pairs = estimates.of(section, estimates.pairs)
     fits = estimates.of(section, fitted.fits).filter(pl.col("status") != REFUSED)
     refused = estimates.of(section, fitted.fits).filter(pl.col("status") == REFUSED)
     return {
@@ -295,8 +308,15 @@ def _section_context(
         "figures": figures,
         "folder": folder,
         "ladder": _table(estimates.of(section, estimates.ladder), _LADDER_COLUMNS),
-        "methods": _table(estimates.of(section, estimates.methods), _METHOD_COLUMNS),
-        "pairs": _table(estimates.of(section, estimates.pairs), _PAIR_COLUMNS),
+        "methods": _table(
+            estimates.of(section, estimates.methods).with_columns(
+                pl.col("statistic").replace(_STATISTICS), pl.col("baseline").replace({OWN: "the grid's own"})
+            ),
+            _METHOD_COLUMNS,
+        ),
+        "pairs": _table(pairs, _PAIR_COLUMNS),
+        "agreement": _table(pairs, _AGREEMENT_COLUMNS),
+        "n_test": max(pairs["n_test"], default=0),
         "slopes": _table(estimates.of(section, estimates.agreement_slopes), _SLOPE_COLUMNS),
         "fits": _table(fits, _FIT_COLUMNS),
         "n_refused": refused.height,
@@ -322,10 +342,10 @@ def _cell(row: Mapping[str, Any], column: Column) -> dict[str, Any]:
     elif column.kind == "step":
         cell["text"] = f"{value:,.0f}"
     elif column.kind == "share":
-        cell["text"] = f"{value:.3f}"
+        cell["text"] = f"{round(value, 3) + 0.0:.3f}"  # never "-0.000"
         low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")
         if low is not None and high is not None:
-            cell["interval"] = f"[{low:.3f}, {high:.3f}]"
+            cell["interval"] = f"[{round(low, 3) + 0.0:.3f}, {round(high, 3) + 0.0:.3f}]"
     else:
         cell["text"] = str(value)
     return cell

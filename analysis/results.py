@@ -19,6 +19,7 @@ import polars as pl
 
 from analysis import metrics
 from analysis.errors import AnalysisError
+from analysis.gaps import with_has_gap
 from analysis.reading import (
     FINETUNED,
     PREDICTING,
@@ -34,6 +35,7 @@ from analysis.reading import (
     read_run,
     read_runs,
 )
+from analysis.settings import RunSettings, settings_in_words
 from analysis.stopping import Stop, stop_step, weak_labels
 
 ROLES = ("supervisor", "student", "ceiling")
@@ -90,6 +92,7 @@ RUNS_SCHEMA: dict[str, Any] = {
     "micro_batch_size": pl.Int64,
     "micro_batch_shrunk": pl.Boolean,
     "truncated": pl.Int64,
+    "max_length": pl.Int64,
     "host": pl.String,
     "base_id": pl.String,
     "supervisor_id": pl.String,
@@ -107,6 +110,7 @@ PAIRS_SCHEMA: dict[str, Any] = MANIFEST_SCHEMA | {
     "student_acc": pl.Float64,
     "ceiling_acc": pl.Float64,
     "gap": pl.Float64,
+    "has_gap": pl.Boolean,
     "pgr": pl.Float64,
     "agreement": pl.Float64,
     "agreement_when_weak_right": pl.Float64,
@@ -114,6 +118,8 @@ PAIRS_SCHEMA: dict[str, Any] = MANIFEST_SCHEMA | {
 }
 PAIR_ORDER = ("task", "settings", "part", "method", "weak", "strong", "seed", "student_id", "ceiling_id", "stop")
 _WORDS = {"task": "task", "model": "rung"}
+_FOLDERS_SEARCHED = 200
+"""Folders looked into for storages when the one given is none."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,8 @@ class Results:
     """One row per complete pair (`PAIRS_SCHEMA`): scores on the test examples that the task's runs share.
 
     `student_view` is the student's column in `tests`, `stop_step` the step of it that counts. `baseline` is empty where
-    supervisor and ceiling are the grid's own, and otherwise names the variant that the method is measured against."""
+    supervisor and ceiling are the grid's own, and otherwise names the variant that the method is measured against.
+    `has_gap` is decided over seeds (`analysis.gaps`): where it is false, the `pgr` of a single seed means nothing."""
     missing: pl.DataFrame
     """Pairs that are not complete: the manifest's columns, and the state of each of the three runs."""
     tests: Mapping[str, SharedTest]
@@ -175,7 +182,16 @@ class Results:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     """What a reader should know, though nothing went wrong."""
+    settings: Mapping[tuple[str, str], str]
+    """What tells the settings of a task apart, by task and digest; see `analysis.settings`."""
     _store: "Store" = field(repr=False)
+
+    def __repr__(self) -> str:
+        of = f"sweep {self.sweep}" if self.sweep else "all sweeps"
+        return (
+            f"Results({self.storage}, {of}: {self.runs.height} runs, {self.pairs.height} pairs,"
+            f" {self.missing.height} missing pairs, {len(self.problems)} problems)"
+        )
 
     def predictions(self, run_id: str) -> pl.DataFrame:
         """Predictions of one run at its final step, on all splits, sorted by (`split`, `example_id`).
@@ -240,6 +256,7 @@ def load(storage: str, sweep: str | None = None) -> Results:
             f"there is no storage at {storage!r}; give the folder or URL that `storage` names in the spec"
         )
     store = Store(fs, root.rstrip("/"))
+    _refuse_parent(store, storage)
     problems: list[str] = []
     manifests = _manifests(store, sweep, storage, problems)
     manifest = pl.concat([pl.DataFrame(schema=MANIFEST_SCHEMA), *manifests.values()]).unique().sort(PAIR_ORDER)
@@ -272,7 +289,8 @@ def load(storage: str, sweep: str | None = None) -> Results:
     elif manifest.is_empty():
         notes.append("no sweep with weak-to-strong pairs was found, so there is nothing to compare")
     if unfinished:
-        notes.append(f"{unfinished} runs of the plan are not finished")
+        one = unfinished == 1
+        notes.append(f"{unfinished} {'run' if one else 'runs'} of the plan {'is' if one else 'are'} not finished")
     return Results(
         storage=storage,
         sweep=sweep,
@@ -282,10 +300,25 @@ def load(storage: str, sweep: str | None = None) -> Results:
         tests=tests,
         ladder=ladder,
         versions=_versions(records.values()),
+        settings=settings_in_words(_run_settings(records.values())),
         problems=tuple(sorted(problems)),
         notes=tuple(notes),
         _store=store,
     )
+
+
+def _refuse_parent(store: Store, storage: str) -> None:
+    """Refuse a folder that only holds storages: read as one, it would be an empty one."""
+    names = store.names("")
+    if {"runs", "sweeps"} & set(names):
+        return
+    below = [name for name in names[:_FOLDERS_SEARCHED] if {"runs", "sweeps"} & set(store.names(name))]
+    if below:
+        listed = ", ".join(f"{storage.rstrip('/')}/{name}" for name in below[:10])
+        listed += ", ..." if len(below) > 10 else ""
+        raise AnalysisError(
+            f"{storage} is no storage: it has neither runs/ nor sweeps/. There are storages below it: {listed}"
+        )
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------
@@ -519,6 +552,7 @@ def _runs_frame(records: Mapping[str, Record]) -> pl.DataFrame:
             "run_id": run_id,
             "method_label": description.get("method_label"),
             "settings": description.get("settings_id"),
+            "max_length": (description.get("settings") or {}).get("max_length"),
         }
         row |= {f"{key}_id": parents.get(key) for key in ("base", "supervisor", "tokenizer")}
         rows.append(row | dict(record.scores))
@@ -582,7 +616,8 @@ def _pairs_frame(
     manifest: pl.DataFrame, tests: Mapping[str, SharedTest], views: Mapping[str, _View], ladder: pl.DataFrame
 ) -> pl.DataFrame:
     sizes = ladder.select("task", "model", "rung", "pretrain_flops", "x", "x_axis")
-    frames = [pl.DataFrame(schema=PAIRS_SCHEMA)]
+    schema = {name: kind for name, kind in PAIRS_SCHEMA.items() if name != "has_gap"}
+    frames = [pl.DataFrame(schema=schema)]
     for (task,), rows in manifest.group_by("task", maintain_order=True):
         test = tests[str(task)]
         if test.n_examples == 0:
@@ -627,8 +662,15 @@ def _pairs_frame(
                 ),
             )
         )
-        frames.append(joined.select(pl.col(column).cast(kind) for column, kind in PAIRS_SCHEMA.items()))
-    return pl.concat(frames).sort(PAIR_ORDER)
+        frames.append(joined.select(pl.col(column).cast(kind) for column, kind in schema.items()))
+    return with_has_gap(pl.concat(frames), tests).select(*PAIRS_SCHEMA).sort(PAIR_ORDER)
+
+
+def _run_settings(records: Iterable[Record]) -> Iterable[RunSettings]:
+    for record in records:
+        of = record.description
+        if of["kind"] in FINETUNED and isinstance(of.get("settings"), dict) and of.get("settings_id"):
+            yield RunSettings(of["task"], of["settings_id"], of["model"], of["kind"], of["settings"])
 
 
 def _versions(records: Iterable[Record]) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """What the results say, in plain sentences, each number with its interval and n. For terminal and report alike."""
 
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from analysis.estimates import ORACLE_MARK, OWN, Estimates, Section, methods_in_order
+from analysis.estimates import BOUNDS, ORACLE_MARK, OWN, Estimates, Section, methods_in_order
 from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
 
@@ -28,7 +28,8 @@ def section_title(section: Section, estimates: Estimates) -> str:
     same_task = [grouped.section for grouped, _ in estimates.sections if grouped.section.task == section.task]
     title = f"{section.task} ({section.form})"
     if len({other.settings for other in same_task}) > 1:
-        title += f", settings {section.settings}"
+        words = estimates.settings.get((section.task, section.settings))
+        title += f", {words} (settings {section.settings})" if words else f", settings {section.settings}"
     if len({other.part for other in same_task}) > 1:
         title += f", part {section.part}"
     return title
@@ -62,9 +63,12 @@ def findings(estimates: Estimates, section: Section) -> list[str]:
     ladder, pairs = estimates.of(section, estimates.ladder), estimates.of(section, estimates.pairs)
     methods, differences = estimates.of(section, estimates.methods), estimates.of(section, estimates.differences)
     return [
-        _base(pairs, estimates),
-        *_ground_truth(ladder),
+        _base(pairs, estimates, section),
+        *_ground_truth(ladder, estimates.of(section, estimates.rises).to_dicts()),
+        *_majority(ladder),
+        *_one_class(pairs, ladder),
         *(text for method in methods_in_order(methods["method"]) for text in _method(method, methods)),
+        *_no_gap(methods),
         *(text for method in methods_in_order(differences["method"]) for text in _difference(method, differences)),
         *_by_gap(differences),
         *_agreement(pairs),
@@ -83,10 +87,25 @@ def warnings(results: Results) -> list[str]:
     if shrunk:
         listed = ", ".join(shrunk[:5]) + (", ..." if len(shrunk) > 5 else "")
         lines.append(
-            f"{len(shrunk)} runs ran out of memory and were done with a smaller micro-batch, so their low bits"
-            f" may differ from those of a machine with more memory: {listed}."
+            f"{_count(len(shrunk), 'run')} ran out of memory and had to be done with a smaller micro-batch, so their"
+            f" low bits may differ from those of a machine with more memory: {listed}."
         )
-    return lines
+    return lines + truncations(results)
+
+
+def truncations(results: Results) -> list[str]:
+    """How many texts of which task were cut because they are longer than `max_length`."""
+    lines = []
+    runs = results.runs.filter(pl.col("truncated").is_not_null() & pl.col("task").is_not_null())
+    for (task, length), rows in runs.group_by("task", "max_length", maintain_order=True):
+        cut = rows.filter(pl.col("truncated") > 0)["truncated"].sort().to_list()
+        if not cut:
+            continue
+        texts = f"{cut[0]:,} to {cut[-1]:,} texts" if cut[0] < cut[-1] else _count(cut[0], "text")
+        limit = "max_length" if length is None else f"max_length ({length} tokens)"
+        in_each = "in the only run" if rows.height == 1 else f"in each of {len(cut)} of {rows.height} runs"
+        lines.append(f"Task {task}: texts longer than {limit} were cut, {texts} {in_each}.")
+    return sorted(lines)
 
 
 def shrunk_runs(results: Results) -> list[str]:
@@ -97,17 +116,24 @@ def shrunk_runs(results: Results) -> list[str]:
 # --- sentences -------------------------------------------------------------------------------------------------------
 
 
-def _base(pairs: pl.DataFrame, estimates: Estimates) -> str:
+def _base(pairs: pl.DataFrame, estimates: Estimates, section: Section) -> str:
     fewest, most = min(pairs["n_seeds"].to_list()), max(pairs["n_seeds"].to_list())
     n_tests = max(pairs["n_test"].to_list())
     few = ""
     if fewest == 1:
         few = " With one seed intervals cover test examples only; another seed may well fall outside."
+    elif fewest == 2:
+        few = (
+            " Two seeds say next to nothing about the spread over seeds: intervals may fill the whole range of what"
+            " they measure, at whose ends they are cut."
+        )
     elif fewest < FEW_SEEDS:
         few = (
             f" With fewer than {FEW_SEEDS} seeds the spread over seeds is itself poorly known:"
             " intervals are wide and rough."
         )
+    if fewest != 2 and section in estimates.cut:
+        few += " Intervals that reached beyond the range of what they measure are cut at its end."
     parts = (
         _count(pairs.select("weak", "strong").n_unique(), "weak/strong combination"),
         _count(pairs["method"].n_unique(), "method"),
@@ -119,17 +145,65 @@ def _base(pairs: pl.DataFrame, estimates: Estimates) -> str:
     )
 
 
-def _ground_truth(ladder: pl.DataFrame) -> list[str]:
+def _ground_truth(ladder: pl.DataFrame, rises: Sequence[dict]) -> list[str]:
+    """Whether larger models have higher ceilings, as far as the joint intervals of differences tell."""
     rows = ladder.filter(pl.col("ceiling_acc").is_not_null()).sort("rung").to_dicts()
     if len(rows) < 2:
         return []
     first, last = rows[0], rows[-1]
-    falls = [(a, b) for a, b in pairwise(rows) if b["ceiling_acc"] <= a["ceiling_acc"]]
     ends = f"from {_value(first, 'ceiling_acc')} ({first['model']}) to {_value(last, 'ceiling_acc')} ({last['model']})"
-    if not falls:
-        return [f"Ground-truth accuracy (the ceiling) rises at every one of {len(rows)} rungs, {ends}."]
-    where = ", ".join(f"{a['model']} to {b['model']}" for a, b in falls)
-    return [f"Ground-truth accuracy (the ceiling) goes {ends} but does not rise at every rung: not from {where}."]
+    steps = [row for row in rises if row["neighbours"]]
+    overall = next((row for row in rises if not row["neighbours"]), steps[0])
+    text = "Ground-truth accuracy (the ceiling) "
+    if len(steps) > 1 and all(_sign(row) > 0 for row in steps):
+        return [f"{text}rises at each of the {len(steps)} steps between {len(rows)} rungs, {ends}."]
+    verb = {1: "rises", -1: "falls", 0: "cannot be told apart between the smallest and the largest rung: it goes"}
+    text += f"{verb[_sign(overall)]} {ends}, a difference of {_signed(overall, 'rise')}."
+    if len(steps) > 1:
+        names = {sign: [f"{r['smaller']} to {r['larger']}" for r in steps if _sign(r) == sign] for sign in (0, -1)}
+        text += f" From rung to rung it cannot be told apart from {_listed(names[0])}." if names[0] else ""
+        text += f" It falls from {_listed(names[-1])}." if names[-1] else ""
+    return [text]
+
+
+def _sign(row: dict) -> int:
+    """Of a rise: 1 or -1 where its interval is on one side of zero."""
+    return int(row["rise_low"] > 0) - int(row["rise_high"] < 0)
+
+
+def _majority(ladder: pl.DataFrame) -> list[str]:
+    """Models that test cannot tell from answering the more frequent class throughout."""
+    parts = []
+    for role, words in (("supervisor", "supervisors"), ("ceiling", "ceilings")):
+        of_role = ladder.filter(pl.col(f"{role}_acc").is_not_null()).sort("rung")
+        models = of_role.filter(pl.col(f"{role}_above_majority_low") <= 0)["model"].to_list()
+        if models:
+            which = f"the {role if len(models) == 1 else words} {_listed(models)}"
+            if len(models) == of_role.height > 1:
+                which = f"both {words}" if len(models) == 2 else f"all {len(models)} {words}"
+            parts.append(which)
+    if not parts:
+        return []
+    return [
+        f"Not clearly better than always answering the more frequent class: {' and '.join(parts)}. Where ground truth"
+        " taught a model nothing that test can see, there is nothing to recover."
+    ]
+
+
+def _one_class(pairs: pl.DataFrame, ladder: pl.DataFrame) -> list[str]:
+    """Models whose predictions are all the same: their agreement and their PGR describe a constant."""
+    parts = []
+    for role in ("supervisor", "ceiling"):
+        rows = ladder.filter(pl.col(f"{role}s_one_class") > 0).sort("rung")
+        parts += [f"{_count(n, role)} ({model})" for model, n in rows.select("model", f"{role}s_one_class").iter_rows()]
+    for method in methods_in_order(pairs["method"]):
+        rows = pairs.filter(pl.col("method") == method)
+        n = int(rows["students_one_class"].sum())
+        if n:
+            parts.append(f"{n} of {_count(int(rows['n_seeds'].sum()), 'student')} ({method})")
+    if not parts:
+        return []
+    return [f"Predict one class only, whatever the example: {_listed(parts)}. Agreement says nothing of them."]
 
 
 def _method(method: str, methods: pl.DataFrame) -> list[str]:
@@ -137,16 +211,17 @@ def _method(method: str, methods: pl.DataFrame) -> list[str]:
     of_means = by["of_means"]
     none = of_means["n_no_gap"]
     if "mean" not in by:
-        return [
-            f"{method}: none of {_count(of_means['n_pairs'], 'combination')} has a gap between supervisor and ceiling"
-            " that can be told from zero, so PGR means nothing here."
-        ]
+        return []  # see _no_gap
     mean, median = by["mean"], by["median"]
     text = f"{method}: mean PGR {_value(mean, 'pgr')} over {_count(mean['n_pairs'], 'pair')} with a gap"
     text += f", median {_value(median, 'pgr')}"
     if none:
         text += f" ({none} left out as no gap)"
-    text += f"; PGR of mean accuracies over all {of_means['n_pairs']} pairs {_value(of_means, 'pgr')}."
+    over = _over_all(of_means["n_pairs"], "pair")
+    if of_means["pgr"] is None:
+        text += f". The mean gap {over} cannot be told from zero, so mean accuracies have no PGR."
+    else:
+        text += f"; PGR of mean accuracies {over} {_value(of_means, 'pgr')}."
     if mean["pgr_low"] > 0:
         text += " Students recover a share of the gap that is clearly above zero."
     elif mean["pgr_high"] < 0:
@@ -156,12 +231,27 @@ def _method(method: str, methods: pl.DataFrame) -> list[str]:
     return [text]
 
 
+def _no_gap(methods: pl.DataFrame) -> list[str]:
+    """Methods that nowhere have a gap, together: the reason is the same for all."""
+    with_mean = methods.filter(pl.col("statistic") == "mean")["method"].unique()
+    rows = methods.filter((pl.col("statistic") == "of_means") & ~pl.col("method").is_in(with_mean.implode()))
+    lines = []
+    for n in rows["n_pairs"].unique().sort():
+        names = ", ".join(methods_in_order(rows.filter(pl.col("n_pairs") == n)["method"]))
+        none = "the only combination does not have" if n == 1 else f"none of {n} combinations has"
+        lines.append(
+            f"{names}: {none} a gap between supervisor and ceiling that can be told from zero, so PGR means nothing"
+            " here."
+        )
+    return lines
+
+
 def _difference(method: str, differences: pl.DataFrame) -> list[str]:
     rows = differences.filter(pl.col("method") == method)
     overall = rows.filter(pl.col("size_gap").is_null()).row(0, named=True)
     reference = overall["reference"]
     n_with_gap, n_all = overall["n_pairs"], overall["n_pairs"] + overall["n_no_gap"]
-    accuracy = f"accuracy {_points(overall, 'accuracy_difference')} points over all {_count(n_all, 'pair')}"
+    accuracy = f"accuracy {_points(overall, 'accuracy_difference')} points {_over_all(n_all, 'pair')}"
     if overall["pgr_difference"] is None:
         return [f"{method} minus {reference}: {accuracy}."]
     text = (
@@ -262,8 +352,20 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
+def _over_all(n: int, noun: str) -> str:
+    return f"over the only {noun}" if n == 1 else f"over all {n} {noun}s"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """a, b and c."""
+    names = list(names)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def _value(row: dict, name: str) -> str:
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    # Adding zero keeps "-0.000" away.
+    value, low, high = (round(row[f"{name}{bound}"], 3) + 0.0 for bound in BOUNDS)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _signed(row: dict, name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from analysis.errors import AnalysisError
-from analysis.estimates import BOUNDS, SECTION_KEY, Estimates, Pair, Section
+from analysis.estimates import BOUNDS, SECTION_KEY, SHARE, Estimates, Pair, Section, in_method_order
 from analysis.intervals import joint_draws
 from analysis.reading import READERS
 from analysis.results import Results, SharedTest
@@ -69,7 +69,7 @@ def training(results: Results, estimates: Estimates) -> pl.DataFrame:
                 kept["supervisor_acc"] = score["weak_acc"]
                 rows.append(_head(grouped.section) | row | kept | {"n_test": test.n_examples})
     frame = pl.DataFrame(rows, schema=TRAINING_SCHEMA)
-    return frame.sort(*SECTION_KEY, "strong_rung", "method", "point", "step_fraction")
+    return in_method_order(frame, "point", "step_fraction", first=("strong_rung",))
 
 
 def _head(section: Section) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _course(results: Results, test: SharedTest, student: str, labels: pl.DataFra
     complete = rows.group_by("step").len().filter(pl.col("len") == test.n_examples)["step"].sort()
     rows = rows.filter(pl.col("step").is_in(complete.implode())).sort("step", "example_id")
     prediction = rows["prediction"].to_numpy().reshape(len(complete), test.n_examples).T
-    last = max(complete, default=1)
+    last = max(complete, default=1) or 1  # what is not trained has one evaluation, at step 0
     position = {step: index for index, step in enumerate(complete)}
     stops: dict[Stop, int] = {}
     for stop in STOPS:
@@ -157,7 +157,7 @@ def _rows(
     resampled = joint_draws(np.stack(values, axis=1), np.stack(by_seed), n_draws=draws, random_seed=random_seed)
     rows = []
     for index, head in enumerate(heads):
-        interval = resampled.interval(lambda a: a, [2 * index, 2 * index + 1], level=level)
+        interval = resampled.interval(lambda a: a, [2 * index, 2 * index + 1], level=level).within(*SHARE)
         bounds = zip(BOUNDS, (interval.estimate, interval.low, interval.high), strict=True)
         both = {
             f"{name}{bound}": float(v[k]) for bound, v in bounds for k, name in enumerate(("accuracy", "agreement"))

@@ -13,7 +13,18 @@ import polars as pl
 
 from analysis.curves import Family
 from analysis.errors import AnalysisError
-from analysis.estimates import OWN, SECTION_KEY, Cell, Estimates, Pair, SectionDraws, SectionPairs, agreements
+from analysis.estimates import (
+    OWN,
+    SECTION_KEY,
+    SHARE,
+    Cell,
+    Estimates,
+    Pair,
+    SectionDraws,
+    SectionPairs,
+    agreements,
+    in_method_order,
+)
 from analysis.fitting import CurveFit, Curves, fit_curve, fit_many, position
 from analysis.intervals import Interval, interval_of_draws
 
@@ -44,10 +55,15 @@ CURVES_SCHEMA = _KEY_SCHEMA | {"x": pl.Float64, "y": pl.Float64, "y_low": pl.Flo
 
 @dataclass(frozen=True)
 class Trends:
+    """Frames of fits and of their curves."""
+
     fits: pl.DataFrame
     """One row per curve, fitted or refused; `method` and `weak` are null where they do not apply."""
     curves: pl.DataFrame
     """The curves and their bands on a grid of compute within the range of the points."""
+
+    def __repr__(self) -> str:
+        return f"Trends(rows: fits {self.fits.height}, curves {self.curves.height})"
 
 
 @dataclass(frozen=True)
@@ -103,10 +119,9 @@ def trends(estimates: Estimates) -> Trends:
         x = dict(ladder.select("model", "x").iter_rows())
         keys = set(gaps.select("weak", "strong", "baseline").iter_rows())
         _section(grouped, drawn, x, keys, fits, curves)
-    order = [*SECTION_KEY, "quantity", "method", "weak"]
     return Trends(
-        fits=pl.DataFrame(fits, schema=FITS_SCHEMA).sort(order, nulls_last=False),
-        curves=pl.DataFrame(curves, schema=CURVES_SCHEMA).sort([*order, "x"], nulls_last=False),
+        fits=in_method_order(pl.DataFrame(fits, schema=FITS_SCHEMA), "weak", first=("quantity",)),
+        curves=in_method_order(pl.DataFrame(curves, schema=CURVES_SCHEMA), "weak", "x", first=("quantity",)),
     )
 
 
@@ -131,7 +146,7 @@ def _section(
             fits.append(key | {"status": REFUSED, "testable": False, "diagnosis": str(error), "n_points": len(points)})
             return None
         fits.append(key | _fit_row(fitted.fit))
-        curves.extend(_curve_rows(key, fitted.grid, fitted.on(fitted.grid).interval(drawn.level)))
+        curves.extend(_curve_rows(key, fitted.grid, fitted.on(fitted.grid).interval(drawn.level).within(*SHARE)))
         return fitted
 
     curve("weak", {model: _accuracy(drawn, cell) for model, cell in grouped.supervisors.items()})

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 from analysis.estimates import is_oracle, methods_in_order
 from analysis.plots.layout import outer_labels, panels
 from analysis.plots.marks import accuracy_limits, compute_axis, curve_or_line, dodge, points
-from analysis.plots.style import CEILING_COLOUR, FLOOR_COLOUR, in_order, method_colour, role_handles, style, x_label
+from analysis.plots.style import (
+    CEILING_COLOUR,
+    FLOOR_COLOUR,
+    MAX_BANDS,
+    in_order,
+    method_colour,
+    role_handles,
+    style,
+    x_label,
+)
 
 
 def plot_accuracy(pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFrame, caption: str) -> Figure:
@@ -17,6 +26,8 @@ def plot_accuracy(pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFram
     rows = -(-len(weak_models) // columns)
     spare = rows * columns > len(weak_models)
     handles = role_handles(pairs, wrap=34 if spare else None)
+    if pairs["method"].n_unique() > MAX_BANDS:
+        caption += " Bands only of the ceiling; so many students' bands would hide the lines."
     with style():
         title = "Accuracy against strong-model compute"
         figure, axes = panels(title, caption, rows, columns, legend=() if spare else handles)
@@ -52,7 +63,7 @@ def accuracy_panel(ax: Axes, weak: str, pairs: pl.DataFrame, ladder: pl.DataFram
         fitted = curves.filter(
             (pl.col("quantity") == "student") & (pl.col("method") == method) & (pl.col("weak") == weak)
         )
-        curve_or_line(ax, fitted, rows, "strong_x", "student_acc", colour)
+        curve_or_line(ax, fitted, rows, "strong_x", "student_acc", colour, band=len(methods) <= MAX_BANDS)
         shift = dodge(ladder, index, len(methods))
         points(ax, rows["strong_x"].to_numpy() * shift, rows, "student_acc", colour, hollow=is_oracle(method))
     compute_axis(ax, ladder)

@@ -20,7 +20,7 @@ def plot_agreement(pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFra
             len(methods),
             2,
             sharey="col",
-            panel_height=3.0 if len(methods) <= 3 else 2.4,
+            panel_height=3.0 if len(methods) <= 3 else 2.15,
         )
         for column, (quantity, words) in zip(axes.T, parts.items(), strict=True):
             for ax, method in zip(column, methods, strict=True):

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from analysis.estimates import methods_in_order
 from analysis.plots.layout import panels
-from analysis.plots.marks import arms
+from analysis.plots.marks import arms, at_least, nothing_here
 from analysis.plots.style import GRID_COLOUR, method_line, style
 
 
@@ -61,6 +61,10 @@ def difference_panel(ax: Axes, quantity: str, differences: pl.DataFrame, methods
     ax.set_ylabel("difference (percentage points)" if in_points else "difference")
     ax.set_title("Accuracy, all pairs" if in_points else "PGR, pairs with a gap")
     ax.margins(y=0.12)
+    if differences[quantity].null_count() == differences.height:
+        nothing_here(ax, "no pair with a gap")
+        ax.set_yticks([])
+    ax.set_ylim(*at_least(ax.get_ylim(), 1.0 if in_points else 0.1))
 
 
 def _difference_handles(others: Sequence[str], methods: Sequence[str]) -> list[Line2D]:

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogFormatterSciNotation, LogLocator, NullFormatter, NullLocator
 
 from analysis.estimates import is_oracle
 from analysis.plots.layout import end_labels, slanted
-from analysis.plots.style import in_order, supervisor_colour
+from analysis.plots.style import MAX_BANDS, in_order, supervisor_colour
+
+_TICK_DISTANCE = 0.19
+"""Between labels of powers of ten, as a share of the axis: what the widest label needs in the narrowest panel."""
+_DODGE, _DODGE_ALL = 0.018, 0.075
 
 
 def curve_or_line(
@@ -22,6 +26,7 @@ def curve_or_line(
     *,
     band: bool = True,
     shift: float = 1.0,
+    faint: bool = False,
 ) -> None:
     """The fitted curve with its band; where there is none, a thin line from point to point."""
     if curve.is_empty():
@@ -30,7 +35,9 @@ def curve_or_line(
     curve = curve.sort("x")
     ax.plot(curve["x"], curve["y"], color=colour)
     if band:
-        ax.fill_between(curve["x"], curve["y_low"], curve["y_high"], color=colour, alpha=0.1, linewidth=0)
+        ax.fill_between(
+            curve["x"], curve["y_low"], curve["y_high"], color=colour, alpha=0.05 if faint else 0.1, linewidth=0
+        )
 
 
 def points(
@@ -74,20 +81,57 @@ def compute_axis(ax: Axes, ladder: pl.DataFrame) -> None:
         ax.set_xticks(ticks["x"].to_numpy(), names, **slanted(names, 8))
         ax.xaxis.set_minor_locator(NullLocator())
     else:
-        narrow = ticks["x"].to_numpy()[-1] / ticks["x"].to_numpy()[0] < 30  # too few powers of ten to label alone
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
+        ax.xaxis.set_major_locator(FixedLocator(log_ticks(*_x_limits(ticks["x"].to_numpy()))))
         ax.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+        ax.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=12))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    x = ticks["x"].to_numpy()
-    pad = (x[-1] / x[0]) ** 0.06 if len(x) > 1 else 3.0
-    ax.set_xlim(x[0] / pad, x[-1] * pad)
+    ax.set_xlim(*_x_limits(ticks["x"].to_numpy()))
+
+
+def _x_limits(x: np.ndarray) -> tuple[float, float]:
+    """Around ascending positions on a log axis."""
+    pad = max((x[-1] / x[0]) ** 0.08, 1.02) if len(x) > 1 else 3.0
+    return float(x[0] / pad), float(x[-1] * pad)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Values to label on a log axis: powers of ten, and where there are fewer than three also 5, 2, 3, 7, ... times
+    them, as far as the labels have room."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    chosen: list[float] = []
+    for digit in (1, 5, 2, 3, 7, 4, 6, 8, 9):
+        if digit > 1 and len(chosen) >= 3:
+            break
+        for exponent in decades:
+            value = digit * 10.0**exponent
+            room = _TICK_DISTANCE * np.log(high / low)
+            if low <= value <= high and all(abs(np.log(value / other)) >= room for other in chosen):
+                chosen.append(value)
+    return sorted(chosen) or [float(np.sqrt(low * high))]
 
 
 def dodge(ladder: pl.DataFrame, index: int, count: int) -> float:
-    """Factor on x that sets bars of several series beside each other: 1 % of the axis each, less if they are many."""
-    x = ladder["x"].to_numpy()
-    span = np.log(x.max() / x.min()) if x.size > 1 else 1.0
-    return float(np.exp(min(0.01, 0.05 / count) * span * (index - (count - 1) / 2)))
+    """Factor on x that sets bars of several series beside each other: some percent of the axis each, less if they are
+    many or the models close."""
+    x = np.sort(ladder["x"].to_numpy())
+    if x.size < 2:
+        return float(np.exp(0.02 * (index - (count - 1) / 2)))
+    steps = np.diff(np.log(x))
+    span, closest = float(steps.sum()), float(steps[steps > 0].min(initial=np.inf))
+    step = min(_DODGE * span, _DODGE_ALL * span / count, 0.6 * closest / count)
+    return float(np.exp(step * (index - (count - 1) / 2)))
+
+
+def nothing_here(ax: Axes, words: str) -> None:
+    """In place of points, in the middle of a panel that has none."""
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#777777")
+
+
+def at_least(limits: tuple[float, float], span: float) -> tuple[float, float]:
+    """Limits widened to some span, so that rounding errors about equal values do not fill a frame."""
+    low, high = limits
+    more = max(0.0, span - (high - low)) / 2
+    return low - more, high + more
 
 
 def accuracy_limits(pairs: pl.DataFrame, ladder: pl.DataFrame) -> tuple[float, float]:
@@ -135,8 +179,21 @@ def lines_by_supervisor(
             (pl.col("quantity") == quantity) & (pl.col("method") == method) & (pl.col("weak") == weak)
         )
         shift = dodge(ladder, index, len(models))
-        curve_or_line(ax, fitted, rows, "strong_x", quantity, colour, band=bands and len(models) <= 6, shift=shift)
+        if quantity == "pgr":
+            fitted = told(fitted)
+        band = bands and len(models) <= MAX_BANDS
+        curve_or_line(ax, fitted, rows, "strong_x", quantity, colour, band=band, shift=shift, faint=len(models) > 1)
         points(ax, rows["strong_x"].to_numpy() * shift, rows, quantity, colour, hollow=is_oracle(method))
         ends.append((float(rows[quantity][-1]), weak, colour))
     compute_axis(ax, ladder.filter(pl.col("model").is_in(pairs["strong"].unique().implode())))
-    end_labels(ax, ends)
+    if ends:
+        end_labels(ax, ends)
+    else:
+        nothing_here(ax, "no pair with a gap" if quantity == "pgr" else "no pair")
+
+
+def told(curve: pl.DataFrame) -> pl.DataFrame:
+    """The part of a derived PGR curve that says something: where its band is narrower than the whole gap. Towards its
+    ends, where supervisor and ceiling come close, the ratio shoots off between points that do not."""
+    kept = curve.filter(pl.col("y_high") - pl.col("y_low") < 1)
+    return kept if kept.height > 1 else curve.clear()

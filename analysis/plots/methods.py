@@ -1,4 +1,4 @@
-"""All methods side by side: a line each, sorted."""
+"""All methods side by side: a line each, the reference on top, the others sorted."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.estimates import is_oracle
+from analysis.estimates import is_oracle, methods_in_order
 from analysis.plots.layout import panels
-from analysis.plots.marks import arms
+from analysis.plots.marks import arms, at_least, nothing_here
 from analysis.plots.style import METHOD_COLOURS, style, wrapped
 
 MEAN_COLOUR, OF_MEANS_COLOUR, DIFFERENCE_COLOUR = METHOD_COLOURS[0], "#8a8a8a", METHOD_COLOURS[1]
@@ -21,7 +21,8 @@ _ROW_INCHES = 0.36
 
 
 def plot_methods(methods: pl.DataFrame, differences: pl.DataFrame, caption: str) -> Figure:
-    """PGR of each method (left) and its accuracy minus the reference's (right), best mean PGR on top.
+    """PGR of each method (left) and its accuracy minus the reference's (right): the reference on top, then the best
+    mean PGR.
 
     Args:
         methods: `Estimates.methods` of one section.
@@ -63,13 +64,15 @@ def plot_methods(methods: pl.DataFrame, differences: pl.DataFrame, caption: str)
 
 
 def _order(methods: pl.DataFrame) -> list[str]:
-    """Best mean PGR first; methods without a pair that has a gap by their PGR of means, after the others."""
+    """The reference, then the best mean PGR; methods without a pair that has a gap after the others."""
     by = {(r["method"], r["statistic"]): r["pgr"] for r in methods.iter_rows(named=True)}
 
-    def key(method: str) -> tuple[bool, float, str]:
+    first = methods_in_order(methods["method"])[0]
+
+    def key(method: str) -> tuple[bool, bool, float, str]:
         mean, of_means = by.get((method, "mean")), by.get((method, "of_means"))
         value = mean if mean is not None else of_means
-        return mean is None, -(value if value is not None else -np.inf), method
+        return method != first, mean is None, -(value if value is not None else -np.inf), method
 
     return sorted(set(methods["method"]), key=key)
 
@@ -85,6 +88,8 @@ def _pgr(ax: Axes, methods: pl.DataFrame, order: list[str], y: np.ndarray) -> No
             if row is not None and row["pgr"] is not None:
                 _dot(ax, row, "pgr", place + shift, colour, marker, method)
     values = [v for v in methods.filter(pl.col("statistic") != "median")["pgr"] if v is not None]
+    if not values:
+        nothing_here(ax, "no pair with a gap")
     low, high = ax.get_xlim()
     # Bars of a hardly defined ratio would dwarf all the rest; they run out of the frame instead.
     span = max(values, default=1.0) - min(values, default=0.0) + 0.5
@@ -105,6 +110,7 @@ def _difference(ax: Axes, overall: pl.DataFrame, reference: str, order: list[str
         else:
             ax.text(0, place, " no pair in common", fontsize=7.5, color="#777777", va="center")
     ax.margins(x=0.08)
+    ax.set_xlim(*at_least(ax.get_xlim(), 1.0))
     ax.tick_params(axis="y", labelleft=False)
     ax.set_xlabel("percentage points")
     ax.set_title(wrapped(f"Accuracy minus {reference}, all pairs in common", 48))

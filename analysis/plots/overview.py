@@ -8,8 +8,8 @@ from analysis.plots.accuracy import accuracy_panel
 from analysis.plots.differences import difference_panel, reference_of
 from analysis.plots.layout import panels
 from analysis.plots.marks import accuracy_limits
-from analysis.plots.pgr import pgr_limits, pgr_panel
-from analysis.plots.style import in_order, role_handles, style, x_label
+from analysis.plots.pgr import pgr_panel
+from analysis.plots.style import in_order, role_handles, style, wrapped, x_label
 
 
 def plot_overview(
@@ -28,21 +28,20 @@ def plot_overview(
             sharey=False,
             sharex=False,
             panel_height=3.4,
-            width=4.4 * columns,
+            width=3.7 * columns if columns == 3 else 8.8,
             legend=role_handles(pairs),
         )
         accuracy, pgr = axes[0, 0], axes[0, 1]
         accuracy_panel(accuracy, weakest, pairs, ladder, curves)
         accuracy.set_ylim(*accuracy_limits(pairs, ladder))
-        accuracy.set_title(f"Accuracy, weakest supervisor ({weakest})")
+        accuracy.set_title(wrapped(f"Accuracy, weakest supervisor ({weakest})", 36))
         accuracy.set_ylabel("test accuracy")
         pgr_panel(pgr, method, pairs, ladder, curves, bands=False)
-        pgr.set_ylim(*pgr_limits(pairs))
-        pgr.set_title(f"PGR, {method}, by supervisor")
+        pgr.set_title(wrapped(f"PGR, {method}, by supervisor", 36))
         pgr.set_ylabel("PGR")
         for ax in (accuracy, pgr):
-            ax.set_xlabel(x_label(ladder))
+            ax.set_xlabel(x_label(ladder).replace("strong model: ", ""))
         if columns == 3:
             difference_panel(axes[0, 2], "pgr_difference", differences, methods_in_order(pairs["method"]))
-            axes[0, 2].set_title(f"PGR minus that of {reference_of(differences)}, by size gap")
+            axes[0, 2].set_title(wrapped(f"PGR minus that of {reference_of(differences)}, by size gap", 36))
     return figure

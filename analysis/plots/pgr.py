@@ -13,23 +13,26 @@ from matplotlib.patches import Rectangle
 
 from analysis.estimates import methods_in_order
 from analysis.plots.layout import grid, outer_labels, panels, slanted
-from analysis.plots.marks import lines_by_supervisor
-from analysis.plots.style import NO_GAP_COLOUR, in_order, luminance, style, wrapped, x_label
+from analysis.plots.marks import dodge, lines_by_supervisor
+from analysis.plots.style import NO_GAP_COLOUR, in_order, luminance, style, supervisor_colour, wrapped, x_label
+
+LIMITS = (-1.25, 2.25)
+"""Of PGR axes at most: one pair far out would press all others together."""
 
 
 def plot_pgr(pairs: pl.DataFrame, ladder: pl.DataFrame, curves: pl.DataFrame, caption: str) -> Figure:
     """PGR against strong compute: a panel per method, a line per supervisor."""
     methods = methods_in_order(pairs["method"])
-    caption += " Lines: from the fitted curves of student and ceiling. Pairs without a gap have no PGR."
-    caption += " Bars are cut at the frame."
+    caption += " Lines: from the fitted curves of student and ceiling, where their band is narrower than 1; thin lines"
+    caption += (
+        " only connect points. Pairs without a gap have no PGR. Bars are cut at the frame; arrows are pairs beyond it."
+    )
     with style():
         figure, axes = panels(
             "Performance gap recovered (PGR) against strong-model compute", caption, *grid(len(methods))
         )
-        limits = pgr_limits(pairs)
         for ax, method in zip(axes.ravel(), methods, strict=False):
             pgr_panel(ax, method, pairs, ladder, curves)
-            ax.set_ylim(*limits)
         for ax in axes.ravel()[len(methods) :]:
             ax.set_axis_off()
         outer_labels(axes, len(methods), "PGR", x_label(ladder))
@@ -55,7 +58,8 @@ def plot_pgr_map(pairs: pl.DataFrame, ladder: pl.DataFrame, caption: str) -> Fig
         )
         colours = mpl.colormaps["YlGnBu"]
         for ax, method in zip(axes.ravel(), methods, strict=False):
-            _pgr_map_panel(ax, method, pairs.filter(pl.col("method") == method), weak_models, strong_models, colours)
+            _pgr_map_panel(ax, pairs.filter(pl.col("method") == method), weak_models, strong_models, colours)
+            ax.set_title(wrapped(method, max(18, int(9.5 * len(strong_models)))))
         for ax in axes[:, 0]:
             ax.set_ylabel("weak supervisor")
         for ax in axes.ravel()[len(methods) :]:
@@ -74,11 +78,22 @@ def pgr_panel(
         ax.axhline(level, color="#999999", linewidth=0.9, linestyle="-" if level == 0 else (0, (4, 2)))
     lines_by_supervisor(ax, "pgr", method, pairs, ladder, curves, bands=bands)
     ax.set_title(wrapped(method, 38))
+    low, high = pgr_limits(pairs)
+    ax.set_ylim(low, high)
+    for row in pairs.filter((pl.col("method") == method) & ~pl.col("pgr").is_between(low, high)).to_dicts():
+        # Out of the frame: an arrow at its edge, with the number.
+        edge, marker, above = (low, "v", 7) if row["pgr"] < low else (high, "^", -7)
+        index = in_order(pairs, "weak", "weak_rung").index(row["weak"])
+        colour = supervisor_colour(index, pairs["weak"].n_unique())
+        x = row["strong_x"] * dodge(ladder, index, pairs["weak"].n_unique())
+        ax.plot(x, edge, marker=marker, color=colour, markersize=6, linestyle="", clip_on=False, zorder=6)
+        label = two_digits(row["pgr"])
+        offset = {"xytext": (6, above), "textcoords": "offset points", "va": "center"}
+        ax.annotate(label, (x, edge), **offset, fontsize=7.5, color=colour)
 
 
 def _pgr_map_panel(
     ax: Axes,
-    method: str,
     rows: pl.DataFrame,
     weak_models: Sequence[str],
     strong_models: Sequence[str],
@@ -97,9 +112,11 @@ def _pgr_map_panel(
         face = colours(float(np.clip(row["pgr"], 0, 1)))
         ink = "white" if luminance(face) < 0.45 else "#111111"
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
-        ax.text(x, y - 0.13, f"{row['pgr']:.2f}", ha="center", va="center", fontsize=9.5, color=ink, fontweight="bold")
-        bounds = f"{row['pgr_low']:.2f} to {row['pgr_high']:.2f}"
-        ax.text(x, y + 0.24, bounds, ha="center", va="center", fontsize=6, color=ink)
+        ax.text(
+            x, y - 0.13, two_digits(row["pgr"]), ha="center", va="center", fontsize=9.5, color=ink, fontweight="bold"
+        )
+        bounds = f"{two_digits(row['pgr_low'])} to {two_digits(row['pgr_high'])}"
+        ax.text(x, y + 0.24, bounds, ha="center", va="center", fontsize=6.8, color=ink)
     ax.set_xlim(-0.5, len(strong_models) - 0.5)
     ax.set_ylim(len(weak_models) - 0.5, -0.5)
     ax.set_xticks(range(len(strong_models)), strong_models, **slanted(strong_models, 12))
@@ -107,9 +124,15 @@ def _pgr_map_panel(
     ax.tick_params(length=0)
     ax.grid(visible=False)
     ax.spines[["left", "bottom"]].set_visible(False)
-    ax.set(title=wrapped(method, 38), xlabel="strong student")
+    ax.set_xlabel("strong student")
 
 
 def pgr_limits(pairs: pl.DataFrame) -> tuple[float, float]:
     values = [value for value in pairs["pgr"] if value is not None]
-    return min(-0.1, min(values, default=0) - 0.15), max(1.1, max(values, default=1) + 0.15)
+    low, high = min(values, default=0) - 0.15, max(values, default=1) + 0.15
+    return max(min(-0.1, low), LIMITS[0]), min(max(1.1, high), LIMITS[1])
+
+
+def two_digits(value: float) -> str:
+    """Never "-0.00"."""
+    return f"{round(value, 2) + 0.0:.2f}"

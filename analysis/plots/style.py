@@ -16,6 +16,8 @@ from analysis.estimates import Options, is_oracle, methods_in_order
 from analysis.intervals import FEW_SEEDS
 
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MAX_BANDS = 3
+"""Bands drawn in one panel; more would hide the lines."""
 CEILING_COLOUR = "#1a1a1a"
 FLOOR_COLOUR = "#7a7a7a"
 GRID_COLOUR = "#e6e6e6"
@@ -23,7 +25,7 @@ TEXT_COLOUR = "#333333"
 NO_GAP_COLOUR = "#f2f2f2"
 AXIS_LABELS = {
     "compute": "strong model: pretraining compute (FLOPs, log)",
-    "parameters": "strong model: matrix-multiplied parameters (log)",
+    "parameters": "strong model: parameters used per token (log)",
     "rung": "strong model",
 }
 _STYLE = {
@@ -38,6 +40,7 @@ _STYLE = {
     "axes.edgecolor": "#999999",
     "axes.labelcolor": TEXT_COLOUR,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": GRID_COLOUR,

@@ -11,10 +11,18 @@ from matplotlib.lines import Line2D
 
 from analysis.plots.layout import panels
 from analysis.plots.marks import bar_limits
-from analysis.plots.style import CEILING_COLOUR, FLOOR_COLOUR, in_order, method_colour, method_line, style, wrapped
+from analysis.plots.style import (
+    CEILING_COLOUR,
+    FLOOR_COLOUR,
+    MAX_BANDS,
+    in_order,
+    method_colour,
+    method_line,
+    style,
+    wrapped,
+)
 
 MAX_STUDENTS = 3
-MAX_BANDS = 3
 STOP_MARKS = {
     "weak": ("v", "where weak early stopping would stop"),
     "oracle": ("*", "where oracle early stopping would stop"),
@@ -36,11 +44,13 @@ def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) 
     present = [method for method in methods if method in set(training["method"])]
     if len(students) < len(every):
         caption += f" {len(students)} of {len(every)} students are shown, evenly chosen; tables/training.csv has all."
-    if set(training["point"]) & set(STOP_MARKS):
-        caption += " Marks of stops: means over seeds, each stopped at its own step."
     bands = len(present) <= MAX_BANDS
     if not bands:
-        caption += " Intervals of these courses are in tables/training.csv; so many bands would hide the lines."
+        training = training.filter(pl.col("point") == "step")
+        caption += " Intervals, and where early stopping would stop, are in tables/training.csv: here they would hide"
+        caption += " the lines."
+    elif set(training["point"]) & set(STOP_MARKS):
+        caption += " Marks of stops: means over seeds, each stopped at its own step."
     with style():
         figure, axes = panels(
             f"During training, under the weakest supervisor ({weak})",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import analysis
 from analysis import plots
 from analysis.plots.marks import at_least, dodge, log_ticks, told
+from analysis.plots.pgr import two_digits
 from analysis.plots.style import wrapped
 from analysis.plots.training import evenly
 
@@ -154,7 +155,7 @@ def test_labels_of_a_log_axis_are_in_the_frame_and_apart(start, decades):
 
 def test_a_narrow_log_axis_has_labels_between_powers_of_ten():
     assert log_ticks(1e9, 1e12) == pytest.approx([1e9, 1e10, 1e11, 1e12])
-    assert log_ticks(2e9, 5e10) == pytest.approx([2e9, 5e9, 1e10, 5e10])
+    assert log_ticks(2e9, 6e10) == pytest.approx([5e9, 1e10, 5e10])
     assert log_ticks(6.5e9, 8.5e9) == pytest.approx([7e9, 8e9])
 
 
@@ -189,6 +190,20 @@ def test_frames_without_a_gap_say_so_and_hide_no_rounding_errors(writer, small_w
     )
     low, high = plots.plot_differences(equal, "").axes[1].get_ylim()
     assert high - low == pytest.approx(1.0)
+
+
+def test_a_pair_far_out_is_an_arrow_at_the_frame_with_its_number(writer, small_world):
+    writer.world(small_world(supervisor=(0.6, 0.9, 0.9), ceiling=(0.6, 0.9, 0.9), methods=("naive",), seeds=1))
+    _, pairs, ladder, curves = frames(writer.root)
+    far = pairs.with_columns(pgr=pl.when(pl.col("strong") == "rung1").then(-7.126).otherwise("pgr"))
+    (ax,) = plots.plot_pgr(far, ladder, curves.clear(), "").axes
+    assert ax.get_ylim()[0] == -1.25
+    assert "-7.13" in [text.get_text() for text in ax.texts]
+    assert [line.get_marker() for line in ax.lines].count("v") == 1
+
+
+def test_a_value_that_rounds_to_zero_has_no_sign():
+    assert [two_digits(v) for v in (-0.001, 0.001, -0.006)] == ["0.00", "0.00", "-0.01"]
 
 
 def test_students_are_chosen_evenly_with_both_ends():

@@ -332,5 +332,5 @@ def test_results_in_a_notebook_cell_are_one_line(writer, small_world):
     writer.world(small_world(rungs=2, seeds=1, methods=("naive",)))
     (writer.root / "runs" / "facts-s0-student-0-1-0-0" / "DONE").unlink()
     results = analysis.load(str(writer.root), "sweep")
-    assert repr(results) == f"Results({writer.root}, sweep sweep: 5 runs, 0 pairs, 1 missing pairs, 0 problems)"
+    assert repr(results) == f"Results({writer.root}, sweep sweep: 4 runs, 0 pairs, 1 missing pairs, 0 problems)"
     assert "\n" not in repr(analysis.estimate(results))
