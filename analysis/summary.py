@@ -9,7 +9,7 @@ from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
 
 _PROBLEMS_SHOWN = 20
-_METHODS_IN_A_LINE = 6
+_METHODS_IN_A_LINE = 3
 
 
 def summary(results: Results, estimates: Estimates) -> list[str]:

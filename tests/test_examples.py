@@ -11,9 +11,10 @@ from tests.w2s.stand_ins import make_checkpoint, make_task
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+STUDIES = sorted((Path(__file__).parents[1] / "examples" / "studies").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [*EXAMPLES, *STUDIES], ids=lambda file: file.stem)
 def test_an_example_is_a_valid_spec(file):
     spec = load_spec(file)
     assert spec.rung_pairs()
@@ -24,6 +25,14 @@ def test_the_offline_example_is_the_documented_grid(tmp_path):
     plan = Session.open(str(EXAMPLES[0].parent / "facts.yaml"), str(tmp_path)).plan
     assert len(plan.pairs) == 15 * 2 * 3
     assert len(plan.runs) == 18 + 30 + 90
+
+
+@pytest.mark.parametrize("file", [f for f in STUDIES if f.name[0].isdigit()], ids=lambda file: file.stem)
+def test_an_offline_study_plans_to_the_end(file, tmp_path):
+    """Every method of it applies to some pair, and all studies share one storage."""
+    session = Session.open(str(file), str(tmp_path))
+    assert {pair.seed for pair in session.plan.pairs} == {0, 1, 2}
+    assert session.spec.storage == "results/studies"
 
 
 def block(language: str, word: str) -> str:
