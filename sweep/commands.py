@@ -137,7 +137,15 @@ def run(args: argparse.Namespace) -> int:
     chosen = session.select(args.only)
     code = _execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
     if not args.no_report and session.plan.pairs and not args.only and code != INTERRUPTED:
-        page = _report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))
+        try:
+            page = _report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))
+        except Exception as error:
+            from analysis.errors import AnalysisError  # loaded by now; before, nothing to do must stay quick
+
+            if not isinstance(error, AnalysisError):
+                raise
+            print(f"w2s run: {error}; w2s report {shlex.quote(args.spec)} tries again", file=sys.stderr)
+            return code or 1
         print(f"\n{page.with_name('summary.txt').read_text()}\nreport: {page}")
     return code
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,6 +302,21 @@ def test_run_says_how_many_texts_were_cut(tiny, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "nothing to run: 13 of 13 runs" in out
     assert "task facts: up to 7 texts cut at 8 tokens" in out
+
+
+def test_a_report_that_cannot_be_written_is_told_and_hides_no_failure(tiny, tmp_path, capsys, monkeypatch):
+    """Every run is marked done here without results, so the report's folder is a file: that cannot be written."""
+    monkeypatch.chdir(tmp_path)
+    session = Session.open(str(tiny()))
+    for run_id in session.plan.runs:
+        finish(session, run_id)
+    report = Path(session.store.path("sweeps", session.sweep_id, "report"))
+    report.parent.mkdir(parents=True)
+    report.write_text("a file in the way")
+    assert main(["run", str(tiny())]) == 1
+    err = capsys.readouterr().err
+    assert f"{report} is a file" in err
+    assert "tries again" in err
 
 
 def test_run_warns_when_another_one_is_at_work(tiny, tmp_path, capsys, monkeypatch):
