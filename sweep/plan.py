@@ -106,10 +106,11 @@ class Run:
         assert self.settings
         assert self.train_part
         assert self.seed is not None
+        from_parent = any(parent.role == "base" for parent in self.parents)
         return FinetuneRun(
             kind="ground_truth" if self.kind == "ground_truth" else "transfer",
             task=self.task.spec,
-            model=self.model.source if self.model else None,
+            model=None if from_parent or self.model is None else self.model.source,
             settings=self.settings,
             method=self.method,
             train_part=self.train_part,

@@ -106,6 +106,8 @@ def _loss_method(method: LossMethod, runs: RunMaker, setting: Setting) -> Studen
 @_expand.register(Bootstrap)
 def _bootstrap(method: Bootstrap, runs: RunMaker, setting: Setting) -> Student:
     chain = _chain(method, runs, setting)
+    if method.data == "fresh" and setting.links:
+        raise SpecError(f"methods: '{method_label(method)}' is inside another chain, whose rows it would use again")
     if method.data == "fresh" and setting.task.spec.splits.transfer_parts <= len(chain):
         raise SpecError(
             f"methods: '{method_label(method)}' has chains of {len(chain)} links and then the student, each on rows of "
@@ -118,6 +120,11 @@ def _bootstrap(method: Bootstrap, runs: RunMaker, setting: Setting) -> Student:
         how = build_method(method.links[min(index, len(method.links) - 1)])
         link = expand(how, runs, replace(here, strong=rung, part=part, base=None, ceiling_base=None))
         _refuse_chosen_step(link, f"a link of '{method_label(method)}'")
+        if link.setting.supervisor.run_id != setting.supervisor.run_id:
+            raise SpecError(
+                f"methods: '{method_label(method)}': its link '{method_label(how)}' brings a supervisor of its "
+                "own, which the pair would not be measured against; put it outside, with the chain as its student"
+            )
         here = replace(
             here,
             labels=link.run,
@@ -172,6 +179,10 @@ def _relabel(method: Relabel, runs: RunMaker, setting: Setting) -> Student:
 
 @_expand.register(Generative)
 def _generative(method: Generative, runs: RunMaker, setting: Setting) -> Student:
+    if setting.base is not None:
+        raise SpecError(
+            f"methods: '{method_label(method)}' is inside another generative finetuning; take one of the two"
+        )
     _need_language_models(runs, setting.strong, setting.weak if method.supervisor == "adjusted" else None)
     if method.supervisor == "adjusted":
         _refuse_lost_labels(method, setting, _of_the_grid(runs, setting))
@@ -213,6 +224,7 @@ def _early_stop(method: EarlyStop, runs: RunMaker, setting: Setting) -> Student:
     student = expand(build_method(method.student), runs, setting)
     if student.run.kind != "transfer":
         raise SpecError(f"methods: '{method_label(method)}': a {student.run.kind} has no steps to stop at")
+    _refuse_chosen_step(student, f"the student of '{method_label(method)}'")
     return Student(student.run, replace(student.setting, stop=method.by))
 
 
@@ -317,8 +329,11 @@ def _probe(method: Probe, runs: RunMaker, setting: Setting) -> Student:
         if student.run.kind != "transfer":
             raise SpecError(f"methods: '{method_label(method)}': a {student.run.kind} is not a finetuned student")
         _refuse_chosen_step(student, f"the student of '{method_label(method)}'")
+        if student.setting.states_labels:
+            raise SpecError(f"methods: '{method_label(method)}': a probe does not read the stated labels")
         runs.keep_weights(student.run)
-        start = student.run
+        # What the student's own methods brought, labels, supervisor, ceiling, is the probe's as well.
+        start, setting = student.run, student.setting
     activations = runs.activations(setting.strong, setting.task, setting.seed, method.layer, base=start)
     run = runs.probe(setting, activations, labels=method.labels, penalty=method.penalty)
     if method.ceiling == "finetuned":

@@ -115,12 +115,19 @@ class RunMaker:
         overrides = {rung.name: dict(rung.finetune) for rung in self.spec.ladder.rungs if rung.finetune}
         return digest([self.spec.finetune.model_dump(mode="json"), overrides])[:8]
 
-    def _settings(self, rung: Any, task: TaskInfo) -> tuple[FinetuneSettings, str, str, float, float]:
-        """Resolved settings, their id in tables, what of them is identity, work and memory of a training."""
-        key = ("settings", rung.name, task.spec.name)
+    def _settings(
+        self, rung: Any, task: TaskInfo, *, tune: Literal["full"] | None = None
+    ) -> tuple[FinetuneSettings, str, str, float, float]:
+        """Resolved settings, their id in tables, what of them is identity, work and memory of a training.
+
+        `tune` replaces what the settings say is trained.
+        """
+        key = ("settings", rung.name, task.spec.name, tune)
         if key not in self._memo:
             model = self.inputs.models[rung.name]
             written = self.spec.settings_for(rung)
+            if tune is not None:
+                written = written.model_copy(update={"tune": tune})
             longest = min(written.max_length, max(task.summary.max_bytes.values()) + 2)
             if task.spec.form == "compare":
                 longest *= 2
@@ -257,11 +264,10 @@ class RunMaker:
     ) -> Run:
         """A rung finetuned as a language model on a task's texts."""
         start, model = self._start(rung, seed, None)
-        settings, settings_id, _, work, memory = self._settings(rung, task)
+        settings, settings_id, _, work, memory = self._settings(rung, task, tune="full")
         assert isinstance(settings.learning_rate, float), "resolved"
         settings = settings.model_copy(
             update={
-                "tune": "full",
                 "epochs": epochs,
                 "learning_rate": settings.learning_rate * learning_rate_factor,
                 "eval_every": None,
@@ -296,7 +302,7 @@ class RunMaker:
         """Hidden states of a rung, or of what `base` made of it, on all examples of a task."""
         start, model = self._start(rung, seed, base)
         settings, _, _, work, memory = self._settings(rung, task)
-        read = {"max_length", "micro_batch_size", "precision", "cpu_threads", "compile"}
+        read = {"max_length", "micro_batch_size", "precision", "cpu_threads"}
         identity = {
             "model": model,
             "task": task.fingerprint,
@@ -363,7 +369,9 @@ class RunMaker:
             "supervisor": setting.labels.run_id if weak else None,
             "part": setting.part if method.shots else None,
             "max_length": method.max_length,
-            "settings": settings.model_dump(mode="json", include={"micro_batch_size", "precision", "cpu_threads"}),
+            "settings": settings.model_dump(
+                mode="json", include={"max_length", "micro_batch_size", "precision", "cpu_threads"}
+            ),
             "seed": seed,
         }
         supervisor = (Parent("supervisor", setting.labels.run_id, "predictions"),) if weak else ()

@@ -13,6 +13,7 @@ from sweep.manifest import write_manifest
 from sweep.plan import Pair, Plan, Run
 from sweep.planner import build_plan
 from sweep.session import Session
+from tests.w2s.stand_ins import make_checkpoint, make_task
 from w2s.methods import METHODS, ORACLE_MARK, LossMethod, MethodError, as_method_spec
 
 LOSSES = [name for name, method in METHODS.items() if issubclass(method, LossMethod)]
@@ -689,3 +690,64 @@ def test_every_run_of_every_method_describes_itself(plan_of):
         description = json.loads(json.dumps(run.describe()))
         assert description["spec"]["kind"] == run.kind
         assert run.label
+
+
+# Methods inside methods
+
+
+def test_generative_finetuning_of_checkpoints_is_where_students_and_ceilings_start(plan_of, tmp_path):
+    """Runs that have a parent's weights must not name the checkpoint that those were made from."""
+    rungs = [
+        {"name": name, "model": make_checkpoint(tmp_path / name, "llama", seed=seed), "pretrain_tokens": 1e9}
+        for seed, name in enumerate(["small", "large"])
+    ]
+    task = make_task(tmp_path, n=240)
+    written = {"name": "t", "source": "files", "train": list(task.train), "splits": {"transfer": 80, "supervise": 80}}
+    columns = task.model_dump(include={"columns", "label_values"}, exclude_none=True)
+    plan = plan_of("naive", "generative", ladder={"rungs": rungs}, tasks=[written | columns])
+    pair, plain = only(plan, "small", "large", "generative"), only(plan, "small", "large", "naive")
+    for run_id in (pair.student_id, pair.ceiling_id):
+        assert parent(plan, run_id, "base").kind == "generative"
+        assert plan.runs[run_id].spec.model is None
+    for run_id in (plain.student_id, plain.ceiling_id, pair.supervisor_id):
+        assert plan.runs[run_id].spec.model is not None
+
+
+@pytest.mark.parametrize("student", ["ensemble", "control", "bootstrap", "generative"])
+def test_a_probe_has_the_labels_and_the_baseline_of_the_student_that_it_reads(plan_of, student):
+    probe = {"name": "probe", "activations": "finetuned", "ceiling": "finetuned", "student": student}
+    plan = plan_of(student, probe, pairs=[["d8", "d16"]])
+    probed, plain = only(plan, "d8", "d16", "probe"), only(plan, "d8", "d16", student)
+    assert (probed.supervisor_id, probed.ceiling_id) == (plain.supervisor_id, plain.ceiling_id)
+    assert (probed.baseline, probed.links) == (plain.baseline, plain.links)
+    labels = roles(plan.runs[probed.student_id])["supervisor"]
+    assert labels == roles(plan.runs[plain.student_id])["supervisor"]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "bootstrap", "links": ["control", "naive"]}, "brings a supervisor of its own"),
+        (
+            {"name": "bootstrap", "links": [{"name": "ensemble", "members": "seeds"}, "naive"]},
+            "brings a supervisor of its own",
+        ),
+        ({"name": "probe", "activations": "finetuned", "student": "imitation"}, "does not read the stated labels"),
+        ({"name": "generative", "epochs": 5, "student": "generative"}, "inside another generative finetuning"),
+        ({"name": "early_stop", "student": {"name": "early_stop", "by": "oracle"}}, "is stopped early"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else None,
+)
+def test_what_would_be_lost_inside_another_method_is_refused(plan_of, method, message):
+    with pytest.raises(SpecError, match=message):
+        plan_of(method, pairs=[["d4", "d16"]], seeds=[0, 1])
+
+
+def test_generative_finetuning_under_adapters_is_sized_for_all_weights(plan_of):
+    plan = plan_of("generative", finetune={"tune": "lora"}, pairs=[["d4", "d16"]])
+    pair = only(plan, "d4", "d16")
+    student, base = plan.runs[pair.student_id], parent(plan, pair.student_id, "base")
+    assert base is not None
+    assert base.settings is not None
+    assert base.settings.tune == "full"
+    assert base.memory > student.memory

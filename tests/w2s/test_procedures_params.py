@@ -81,6 +81,8 @@ def methods(students: st.SearchStrategy) -> st.SearchStrategy[dict[str, Any]]:
         fixed = {"name": st.just(name)}
         if name == "probe":  # a student is trained for these only
             fixed["activations"] = PARAMETERS[name]["activations"]
+        if name == "prompt":  # examples carry labels, so there must be some
+            fixed["shots"] = st.integers(1, 9)
         rest = {key: values for key, values in (PARAMETERS[name] | student).items() if key not in fixed}
         return st.fixed_dictionaries(fixed, optional=rest)
 
@@ -174,7 +176,6 @@ def test_what_looks_at_ground_truth_is_an_oracle(written):
         "probe",
         {"name": "probe", "activations": "finetuned"},
         {"name": "prompt", "shots": 5},
-        {"name": "prompt", "shots": 0, "labels": "ground_truth"},  # no example carries one
     ],
     ids=label,
 )
@@ -239,6 +240,7 @@ def test_members_of_an_ensemble_may_be_a_list_of_rungs():
         ({"name": "probe", "labels": "ground_truth"}, "would be its own ceiling; write ceiling: finetuned"),
         ({"name": "probe", "student": "confidence"}, "a student is trained for activations: finetuned only"),
         ({"name": "probe", "layer": "last"}, "last is not one of its values. Hidden state to read"),
+        ({"name": "prompt", "labels": "ground_truth"}, "goes with examples in the prompt; set shots"),
         ({"name": "prompt", "shots": -1}, "greater than or equal to 0"),
         ({"name": "prompt", "student": "naive"}, "method 'prompt' has no parameter 'student'"),
     ],

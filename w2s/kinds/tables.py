@@ -74,11 +74,8 @@ class _Given:
     """The student's activations, shape [examples, D]."""
     rng: np.random.Generator
     form: str
-
-    @property
-    def is_train(self) -> bool:
-        """Whether students learn from this part; what a filter takes out is taken from there only."""
-        return self.name.startswith("transfer/")
+    is_train: bool
+    """Whether the student learns from this part; what a filter takes out is taken from there only."""
 
     @property
     def members(self) -> np.ndarray:
@@ -101,6 +98,7 @@ def run_labels(spec: LabelsRun, inputs: Inputs) -> RunResult:
             features=activations.of(name).features if activations else None,
             rng=stream(spec.seed, Role.LABELS, index),
             form=spec.task.form,
+            is_train=name == spec.train_part,
         )
         labels[name] = operation(given, spec.operation.params)
     return RunResult(metrics=metrics_of(), history=history_of([]), predictions=labels_table(labels, splits))

@@ -38,7 +38,7 @@ def control_labels(
             it is right and most sure (both need `strong_p`).
         gold: True labels, 0 or 1, int8, shape [n].
         weak_p: The real weak model's P(class 1), shape [n]; only the number of its errors is used.
-        lengths: Tokens per example, shape [n].
+        lengths: Length of each example's text, in any unit, shape [n].
         strong_p: P(class 1) by the strong model, which must not have been trained on these rows, shape [n].
         rng: What chooses the rows of `uniform`.
 
@@ -88,7 +88,7 @@ def by_length(
     Args:
         gold: True labels, 0 or 1, int8, shape [n].
         n_errors: How many labels are to be wrong.
-        lengths: Tokens per example, shape [n].
+        lengths: Length of each example's text, in any unit, shape [n].
         which: Where the errors are.
 
     Raises:

@@ -170,7 +170,8 @@ class Ensemble(Procedure):
     source: ClassVar[str] = "Lang et al. 2025, Debate Helps Weak-to-Strong Generalization"
 
     members: Literal["smaller", "seeds"] | tuple[str, ...] = "smaller"
-    """`smaller`: the weak rung and all below it; `seeds`: the weak rung at all seeds; or a list of rungs."""
+    """`smaller`: the weak rung and all below it; `seeds`: the weak rung at all seeds, one ensemble for all of them,
+    whose spread intervals therefore do not see; or a list of rungs."""
     rule: Literal["average", "vote"] = "average"
     """Mean of the soft labels, or the share of members that say class 1."""
 
@@ -274,6 +275,12 @@ class Prompt(Method):
     max_length: PositiveInt = 2048
     """Tokens of a whole prompt; longer ones lose their beginning."""
 
+    @model_validator(mode="after")
+    def _labels_need_examples(self) -> Self:
+        if self.labels == "ground_truth" and self.shots == 0:
+            raise ValueError("labels: ground_truth goes with examples in the prompt; set shots, or leave labels out")
+        return self
+
     @property
     def oracle(self) -> bool:
-        return self.shots > 0 and self.labels == "ground_truth"
+        return self.labels == "ground_truth"
