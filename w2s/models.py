@@ -274,15 +274,24 @@ def small_enough(kept: tuple[nn.Module, bool]) -> bool:
     return sum(p.numel() * p.element_size() for p in kept[0].parameters()) <= CACHED_BYTES
 
 
-def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Module, bool]:
-    where = shown_source(source)
+def read_pretrained(auto: Any, source: ModelSource, dropout: float) -> tuple[Any, dict[str, Any]]:
+    """A model in float32 and the library's loading report; what its configuration published is kept beside it.
+
+    Args:
+        auto: The class of transformers whose `from_pretrained` reads it.
+        source: Folder or hub id.
+        dropout: Every dropout probability of its configuration.
+
+    Raises:
+        ModelError: It cannot be read as such a model.
+    """
     try:
         config = transformers.AutoConfig.from_pretrained(
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
         published = {"architectures": config.architectures, **set_dropout(config, dropout)}
         with quiet_library():
-            body, info = transformers.AutoModel.from_pretrained(
+            model, info = auto.from_pretrained(
                 source.path,
                 revision=source.revision,
                 config=config,
@@ -292,7 +301,14 @@ def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Modul
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"model {where} cannot be loaded: {error}") from error
+        raise ModelError(f"model {shown_source(source)} cannot be loaded: {error}") from error
+    model.w2s_published = published
+    return model, info
+
+
+def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Module, bool]:
+    where = shown_source(source)
+    body, info = read_pretrained(transformers.AutoModel, source, dropout)
     missing = sorted(info["missing_keys"])
     pooler = [key for key in missing if key.startswith("pooler.")]
     if other := [key for key in missing if key not in pooler]:
@@ -301,7 +317,6 @@ def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Modul
     pooled = kind == "encoder" and getattr(body, "pooler", None) is not None and not pooler
     if not pooled and getattr(body, "pooler", None) is not None:
         body.pooler = None  # untrained, or not used
-    body.w2s_published = published
     return body, pooled
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import safetensors
 import torch
 import torch.nn.functional as F
 import transformers
@@ -27,8 +26,7 @@ from w2s.flops import MatmulSizes, Work
 from w2s.models import (
     BODIES,
     load_checkpoint_sizes,
-    quiet_library,
-    set_dropout,
+    read_pretrained,
     shown_source,
     small_enough,
     source_identity,
@@ -338,31 +336,13 @@ def _work(rows: list[list[int]], *, readings: int) -> Work:
 
 def _read_causal_lm(source: ModelSource, dropout: float) -> Any:
     where = shown_source(source)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-        published = set_dropout(config, dropout)
-        with quiet_library():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                source.path,
-                revision=source.revision,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=None if source.allow_pickle else True,
-                trust_remote_code=source.trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"model {where} cannot be loaded as a causal language model: {error}") from error
-    model, info = loaded
+    model, info = read_pretrained(transformers.AutoModelForCausalLM, source, dropout)
     if missing := sorted(info["missing_keys"]):
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ModelError(
             f"model {where} lacks {len(missing)} weights of a causal language model: {shown}; the file is incomplete, "
             "or it was saved without its output head"
         )
-    model.w2s_published = published
     model.eval()
     _refuse_other_logits(model, where)
     return model
