@@ -4,14 +4,15 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sweep import commands
+from sweep import commands, fit_command
 from sweep.errors import SweepError
 from sweep.plan import KINDS
 from sweep.spec import nearest
 from w2s.errors import W2SError
 
+Run = Callable[[argparse.Namespace], int]
 SPEC = "a sweep file (YAML), see examples/"
 
 
@@ -27,9 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Weak-to-strong generalization sweeps over model ladders.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def add(name: str, help: str, *, spec: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, help: str, *, spec: bool = False, run: Run | None = None) -> argparse.ArgumentParser:
         command = sub.add_parser(name, help=help, description=help)
-        command.set_defaults(run=getattr(commands, name))
+        command.set_defaults(run=run or getattr(commands, name))
         if spec:
             command.add_argument("spec", metavar="SPEC", help=SPEC)
             command.add_argument("--storage", help="results folder or URL instead of the spec's")
@@ -67,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("storage", metavar="STORAGE", help="a results folder or URL")
     export.add_argument("out", metavar="OUT.parquet|OUT.csv")
     export.add_argument("--table", choices=("pairs", "runs"), default="pairs")
+
+    fit_command.add_commands(add)
 
     show = add("show", "show a run: description, measurements, log, errors")
     show.add_argument("run_id", metavar="RUN_ID", help="the id or how it begins")
