@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 SECTION_KEY = ("task", "form", "settings", "part")
 GAP_KEY = ("weak", "strong", "baseline")
 """What shares a supervisor and a ceiling, and so a gap."""
+MIN_EXAMPLES = 2
+"""Test examples that resampling needs; of one, every resample is the same."""
 
 
 def with_has_gap(pairs: pl.DataFrame, tests: Mapping[str, "SharedTest"]) -> pl.DataFrame:
     """Pairs at single seeds with the column `has_gap`, decided with the default options of `analysis.estimate`.
 
     Null where it cannot be decided: when one (weak, strong, baseline, seed) stands for several runs, as in a storage
-    with sweeps that trained equal names differently.
+    with sweeps that trained equal names differently; or when there is a single test example, which tells no variance.
     """
     frames = [pairs.clear().with_columns(has_gap=pl.lit(None, pl.Boolean))]
     for _, section in pairs.group_by(SECTION_KEY, maintain_order=True):
@@ -47,11 +49,11 @@ def _decided(section: pl.DataFrame, test: "SharedTest") -> pl.DataFrame:
         weak, ceiling = (columns.setdefault(cell, len(columns)) for cell in cells)
         pairs.append((weak, ceiling))
     schema = dict.fromkeys(GAP_KEY, pl.String) | {"has_gap": pl.Boolean}
-    if not keys:
+    if not keys or test.n_examples < MIN_EXAMPLES:
         return pl.DataFrame(schema=schema)
     values, by_seed = _columns(test, list(columns), seeds)
-    draws = joint_draws(values, by_seed)
-    flags = [bool(draws.interval(lambda a: a[..., 1:] - a[..., :1], pair).low[0] > 0) for pair in pairs]
+    low = joint_draws(values, by_seed).intervals(lambda a: a[..., 1:] - a[..., :1], pairs).low[:, 0]
+    flags = (low > 0).tolist()
     return pl.DataFrame([(*key, flag) for key, flag in zip(keys, flags, strict=True)], schema=schema, orient="row")
 
 

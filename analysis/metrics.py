@@ -42,8 +42,13 @@ def auroc(gold: ArrayLike, p: ArrayLike) -> float:
 
     Returns:
         The area in [0, 1]; NaN when only one class is present.
+
+    Raises:
+        AnalysisError: A score is NaN, which has no rank.
     """
     gold, p = _same_length(gold=gold, p=p)
+    if undefined := int(np.isnan(p.astype(np.float64)).sum()):
+        raise AnalysisError(f"{undefined} of {p.size} scores are NaN, so they have no order; leave these examples out")
     positives = int(np.sum(gold == 1))
     negatives = gold.size - positives
     if positives == 0 or negatives == 0:
@@ -55,7 +60,7 @@ def auroc(gold: ArrayLike, p: ArrayLike) -> float:
 def log_loss(gold: ArrayLike, p: ArrayLike) -> float:
     """Mean negative log-likelihood in nats; `p` is P(class 1), clipped to [1e-7, 1 - 1e-7]."""
     gold, p = _same_length(gold=gold, p=p)
-    p = np.clip(p.astype(np.float64), LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
+    p = np.clip(_probabilities(p), LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
     return float(-np.mean(np.where(gold == 1, np.log(p), np.log1p(-p))))
 
 
@@ -66,7 +71,7 @@ def calibration_error(gold: ArrayLike, p: ArrayLike, *, bins: int = CALIBRATION_
     examples as weights (Naeini et al. 2015, for the probability of one class).
     """
     gold, p = _same_length(gold=gold, p=p)
-    p = p.astype(np.float64)
+    p = _probabilities(p)
     index = np.minimum((p * bins).astype(int), bins - 1)
     excess = np.bincount(index, weights=p - gold, minlength=bins)
     return float(np.abs(excess).sum() / gold.size)
@@ -115,6 +120,16 @@ def pgr_to_first_order(
     recovered_shift = (student - weak) - (student_at - weak_at)
     gap_shift = (ceiling - weak) - gap
     return pgr + (recovered_shift - pgr * gap_shift) / gap
+
+
+def _probabilities(p: np.ndarray) -> np.ndarray:
+    p = p.astype(np.float64)
+    wrong = ~((p >= 0) & (p <= 1))  # NaN is neither
+    if wrong.any():
+        raise AnalysisError(
+            f"{int(wrong.sum())} of {p.size} probabilities are not in [0, 1], the first is {p[wrong][0]}"
+        )
+    return p
 
 
 def _mean(values: np.ndarray) -> float:

@@ -154,6 +154,11 @@ def check_test(test: pl.DataFrame, path: str) -> None:
         raise Unreadable(f"{path} has no rows of split 'test' at its final step")
     if test["example_id"].null_count() or test["gold"].null_count() or test["prediction"].null_count():
         raise Unreadable(f"{path} has empty cells in example_id, gold or prediction")
+    if not test.select(pl.all_horizontal(pl.col("gold", "prediction").is_in([0, 1])).all()).item():
+        raise Unreadable(f"{path} has labels other than 0 and 1 among its test rows")
+    outside = test.filter(~pl.col("p").is_between(0, 1)).height
+    if outside:
+        raise Unreadable(f"{path} has {outside} test rows whose p, a probability, is outside [0, 1]")
     twice = test.height - test["example_id"].n_unique()
     if twice:
         raise Unreadable(f"{path} has {twice} test examples twice at its final step")

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from analysis.estimates import BOUNDS, ORACLE_MARK, OWN, Estimates, Section, methods_in_order
+from analysis.frames import TASKS_KEY
 from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
 
 _PROBLEMS_SHOWN = 20
 _METHODS_IN_A_LINE = 3
+_METHODS_OVER_TASKS = 10
 
 
 def summary(results: Results, estimates: Estimates) -> list[str]:
@@ -20,7 +22,7 @@ def summary(results: Results, estimates: Estimates) -> list[str]:
         if several:
             lines.append(f"{section_title(grouped.section, estimates)}:")
         lines += findings(estimates, grouped.section)
-    return lines + warnings(results)
+    return lines + over_tasks(estimates) + warnings(results)
 
 
 def section_title(section: Section, estimates: Estimates) -> str:
@@ -76,6 +78,22 @@ def findings(estimates: Estimates, section: Section) -> list[str]:
         *_oracle(methods),
         *_baselines(methods, differences),
     ]
+
+
+def over_tasks(estimates: Estimates) -> list[str]:
+    """PGR of each method over tasks; nothing where there are not several tasks that were trained alike."""
+    frame = estimates.tasks.filter(pl.col("weak").is_null())
+    lines = []
+    for (settings, part), rows in frame.group_by(TASKS_KEY, maintain_order=True):
+        several = estimates.tasks.select(TASKS_KEY).n_unique() > 1
+        where = f", {settings or 'the only settings'}, part {part}" if several else ""
+        names = max(rows.filter(pl.col("statistic") == "of_means")["tasks"], key=len)
+        lines.append(f"Over tasks ({names}{where}):")
+        methods = methods_in_order(rows["method"])
+        lines += [_over_tasks(method, rows) for method in methods[:_METHODS_OVER_TASKS]]
+        if len(methods) > _METHODS_OVER_TASKS:
+            lines.append(f"{_count(len(methods) - _METHODS_OVER_TASKS, 'more method')} in the table of tasks.")
+    return lines
 
 
 def warnings(results: Results) -> list[str]:
@@ -231,6 +249,30 @@ def _method(method: str, methods: pl.DataFrame) -> list[str]:
     return [text]
 
 
+def _over_tasks(method: str, rows: pl.DataFrame) -> str:
+    by = {row["statistic"]: row for row in rows.filter(pl.col("method") == method).to_dicts()}
+    of_means = by["of_means"]
+    n = of_means["n_tasks"]
+    if "median" in by:
+        median = by["median"]
+        left_out = [
+            f"{_count(median[key], noun)}"
+            for key, noun in (("n_no_gap", "task"), ("n_pairs_no_gap", "pair"))
+            if median[key]
+        ]
+        text = (
+            f"{method}: median PGR {_value(median, 'pgr')} over {_count(median['n_tasks'], 'task')}, each the mean of"
+        )
+        text += f" its pairs with a gap ({_count(median['n_pairs'], 'pair')} in all"
+        text += f"; {' and '.join(left_out)} left out as no gap)" if left_out else ")"
+    else:
+        text = f"{method}: no pair of any task has a gap that can be told from zero"
+    over = f"over all {_count(of_means['n_pairs'], 'pair')} of {_count(n, 'task')}"
+    if of_means["pgr"] is None:
+        return f"{text}. The mean gap {over} cannot be told from zero, so mean accuracies have no PGR."
+    return f"{text}; PGR of mean accuracies {over} {_value(of_means, 'pgr')}."
+
+
 def _no_gap(methods: pl.DataFrame) -> list[str]:
     """Methods that nowhere have a gap, together: the reason is the same for all."""
     with_mean = methods.filter(pl.col("statistic") == "mean")["method"].unique()
@@ -256,9 +298,14 @@ def _difference(method: str, differences: pl.DataFrame) -> list[str]:
         return [f"{method} minus {reference}: {accuracy}."]
     text = (
         f"{method} minus {reference}: mean PGR {_signed(overall, 'pgr_difference')} over"
-        f" {_count(n_with_gap, 'pair')} with a gap ({_verdict(overall)}), {accuracy}."
+        f" {_count(n_with_gap, 'pair')} with a gap ({_verdict(overall)}{_signs(overall)}), {accuracy}."
     )
     return [text]
+
+
+def _signs(row: dict) -> str:
+    """At how many pairs the method is ahead: a description, since pairs share supervisors and ceilings."""
+    return f"; higher at {row['n_higher']}, lower at {row['n_lower']}" if row["n_pairs"] > 1 else ""
 
 
 def _by_gap(differences: pl.DataFrame) -> list[str]:
@@ -307,20 +354,26 @@ def _slopes(slopes: pl.DataFrame) -> list[str]:
     """Whether larger students imitate mistakes less, under the weakest supervisor with enough students."""
     if slopes.is_empty():
         return []
-    rows = {r["method"]: r for r in slopes.filter(pl.col("weak_rung") == pl.col("weak_rung").min()).to_dicts()}
-    shown = methods_in_order(rows)[:_METHODS_IN_A_LINE]
-    weak, axis = next(iter(rows.values()))["weak"], slopes["x_axis"][0]
+    weakest = slopes.filter(pl.col("weak_rung") == pl.col("weak_rung").min())
     per = {"compute": "per factor of ten in the student's compute", "parameters": "per factor of ten in its size"}
-    text = "; ".join(
-        f"{method} {_signed(rows[method], 'slope')}" for method in shown if rows[method]["slope"] is not None
-    )
-    if not text:
-        return []
+    axis = per.get(slopes["x_axis"][0], "per rung of the student")
+    lines = []
+    if text := _slope_of_each(weakest):
+        lines.append(
+            f"Agreement with the mistakes of {weakest['weak'][0]} changes {axis}: {text}; below zero, larger students"
+            " imitate mistakes less."
+        )
+    if text := _slope_of_each(slopes.filter(pl.col("weak").is_null())):
+        lines.append(f"The same of all supervisors with several students, each with a level of its own: {text}.")
+    return lines
+
+
+def _slope_of_each(slopes: pl.DataFrame) -> str:
+    """The slopes of the first methods."""
+    rows = {row["method"]: row for row in slopes.to_dicts() if row["slope"] is not None}
+    shown = methods_in_order(rows)[:_METHODS_IN_A_LINE]
     more = f" (and {len(rows) - len(shown)} more methods in the table)" if len(rows) > len(shown) else ""
-    return [
-        f"Agreement with the mistakes of {weak} changes {per.get(axis, 'per rung of the student')}: {text}{more};"
-        " below zero, larger students imitate mistakes less."
-    ]
+    return "; ".join(f"{method} {_signed(rows[method], 'slope')}" for method in shown) + more
 
 
 def _oracle(methods: pl.DataFrame) -> list[str]:

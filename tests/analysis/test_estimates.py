@@ -1,15 +1,22 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import analysis
-from analysis.estimates import agreements, least_squares_slope
+from analysis.estimates import agreements, compare, least_squares_slope
+from analysis.results import load as load_results
 from analysis.trends import REFUSED
+
+CONFIDENCE = "confidence(max_weight=0.75)"
 
 
 @pytest.fixture(scope="module")
 def reference(reference_store):
-    results = analysis.load(reference_store)
+    results = load_results(reference_store)
     return results, analysis.estimate(results, analysis.Options(draws=400))
 
 
@@ -46,7 +53,7 @@ def test_whether_a_pair_has_a_gap_is_the_same_for_every_method(reference):
 
 def test_a_pair_without_a_gap_has_no_pgr_and_is_counted(writer, small_world):
     writer.world(small_world(supervisor=(0.7, 0.7, 0.7), ceiling=(0.7, 0.7, 0.9), seed_sd=0.0, n_test=2000))
-    estimates = analysis.estimate(analysis.load(writer.root))
+    estimates = analysis.estimate(load_results(writer.root))
     flat = estimates.pairs.filter(pl.col("strong") == "rung1")
     assert not flat["has_gap"].any()
     assert flat["pgr"].null_count() == flat.height
@@ -109,7 +116,7 @@ def test_the_same_results_give_the_same_estimates(reference):
 
 def test_one_seed_and_one_pair_are_enough_for_estimates(writer, small_world):
     writer.world(small_world(rungs=2, seeds=1, methods=("naive",), n_test=2000))
-    estimates = analysis.estimate(analysis.load(writer.root))
+    estimates = analysis.estimate(load_results(writer.root))
     assert estimates.pairs.height == 1
     assert estimates.pairs["n_seeds"].to_list() == [1]
     assert estimates.differences.is_empty()
@@ -117,7 +124,7 @@ def test_one_seed_and_one_pair_are_enough_for_estimates(writer, small_world):
 
 
 def test_empty_results_give_empty_estimates(tmp_path):
-    estimates = analysis.estimate(analysis.load(tmp_path))
+    estimates = analysis.estimate(load_results(tmp_path))
     assert estimates.pairs.is_empty()
     assert estimates.sections == ()
     assert analysis.trends(estimates).curves.is_empty()
@@ -126,7 +133,7 @@ def test_empty_results_give_empty_estimates(tmp_path):
 def test_two_tasks_are_two_sections(writer, small_world):
     writer.world(small_world(task="a"), sweep="a")
     writer.world(small_world(task="b", form="compare"), sweep="b", random_seed=1)
-    estimates = analysis.estimate(analysis.load(writer.root))
+    estimates = analysis.estimate(load_results(writer.root))
     assert [grouped.section[:2] for grouped, _ in estimates.sections] == [("a", "classify"), ("b", "compare")]
     assert estimates.of(estimates.sections[0][0].section, estimates.pairs)["task"].unique().to_list() == ["a"]
 
@@ -137,16 +144,16 @@ def test_one_name_for_two_different_runs_is_refused(writer, small_world):
     writer.world(small_world(settings="s1"), sweep="second")
     retrained = rows.with_columns(pl.col("supervisor_id").str.replace("-s0-", "-s1-", literal=True))
     writer.manifest("second", retrained.to_dicts())
-    results = analysis.load(writer.root)
+    results = load_results(writer.root)
     with pytest.raises(analysis.AnalysisError, match=r"weak rung0.* different runs \(supervisor_id\).*name one sweep"):
         analysis.estimate(results)
-    assert analysis.estimate(analysis.load(writer.root, "first")).pairs.height == 6
+    assert analysis.estimate(load_results(writer.root, "first")).pairs.height == 6
 
 
 def test_a_student_that_is_missing_at_one_seed_leaves_the_other_seeds(writer, small_world):
     writer.world(small_world(seeds=3))
     (writer.root / "runs" / "facts-s0-student-0-2-0-1" / "DONE").unlink()
-    estimates = analysis.estimate(analysis.load(writer.root))
+    estimates = analysis.estimate(load_results(writer.root))
     by_method = estimates.pairs.filter((pl.col("weak") == "rung0") & (pl.col("strong") == "rung2")).sort("method")
     assert by_method["n_seeds"].to_list() == [3, 2]
     assert by_method["gap"].n_unique() == 1
@@ -198,7 +205,7 @@ def test_curves_with_too_few_points_say_why(reference):
 
 def test_slopes_of_agreement_with_mistakes_are_least_squares(reference):
     _, estimates = reference
-    slopes = estimates.agreement_slopes
+    slopes = estimates.agreement_slopes.filter(pl.col("weak").is_not_null())
     # the five larger students of rung0 down to the three of rung2; two are no line
     assert slopes.select("weak", "n_students").unique().sort("weak").rows() == [
         ("rung0", 5),
@@ -216,3 +223,127 @@ def test_slopes_of_agreement_with_mistakes_are_least_squares(reference):
 def test_the_slope_of_a_line_is_its_own():
     x = np.array([0.0, 1.0, 3.0])
     np.testing.assert_allclose(least_squares_slope(x, np.stack([2 * x + 1, -x])), [[2.0], [-1.0]])
+
+
+@given(
+    st.floats(-3, 3),
+    st.lists(st.tuples(st.floats(-5, 5), st.integers(2, 5)), min_size=1, max_size=4),
+)
+def test_lines_with_levels_of_their_own_share_a_slope(slope, lines):
+    line = np.repeat(np.arange(len(lines)), [n for _, n in lines])
+    x = np.concatenate([np.arange(n) + 0.5 * index for index, (_, n) in enumerate(lines)])
+    y = slope * x + np.array([level for level, _ in lines])[line]
+    np.testing.assert_allclose(least_squares_slope(x, y, line), [slope], atol=1e-9)
+
+
+def test_the_pooled_slope_is_that_of_deviations_from_each_supervisors_mean(reference):
+    _, estimates = reference
+    pooled = estimates.agreement_slopes.filter(pl.col("weak").is_null())
+    assert pooled.select("n_supervisors", "n_students").rows() == [(4, 14)] * 2  # rung4 has one student: no line
+    for row in pooled.to_dicts():
+        centred = (
+            estimates.pairs.filter(method=row["method"])
+            .with_columns(x=pl.col("strong_x").log10(), y=pl.col("agreement_when_weak_wrong"))
+            .with_columns(pl.col("x", "y") - pl.col("x", "y").mean().over("weak"))
+        )
+        expected = (centred["x"] * centred["y"]).sum() / (centred["x"] ** 2).sum()
+        assert row["slope"] == pytest.approx(expected)
+        assert row["slope_low"] < row["slope"] < row["slope_high"]
+
+
+def test_signs_over_pairs_count_where_a_method_is_ahead(reference):
+    _, estimates = reference
+    wide = estimates.pairs.filter(pl.col("has_gap")).pivot(
+        on="method", index=["weak", "strong", "size_gap"], values="pgr"
+    )
+    ahead = wide[CONFIDENCE] > wide["naive"]
+    overall = estimates.differences.filter(pl.col("size_gap").is_null()).row(0, named=True)
+    assert (overall["n_higher"], overall["n_lower"]) == (ahead.sum(), (~ahead).sum())
+    assert 0 < overall["n_higher"] < overall["n_pairs"]  # else this test would say little
+    by_gap = estimates.differences.filter(pl.col("size_gap").is_not_null())
+    assert by_gap["n_higher"].sum() == overall["n_higher"]
+
+
+def test_any_two_methods_can_be_compared_and_the_other_way_round_is_the_opposite(reference):
+    _, estimates = reference
+    one = compare(estimates, CONFIDENCE)
+    assert one.equals(estimates.differences)
+    other = compare(estimates, "naive", CONFIDENCE)
+    for name in ("pgr_difference", "accuracy_difference"):
+        np.testing.assert_allclose(other[name], -one[name])
+        np.testing.assert_allclose(other[f"{name}_low"], -one[f"{name}_high"])
+    assert other["n_higher"].to_list() == one["n_lower"].to_list()
+
+
+def test_two_methods_that_are_not_the_reference_are_compared_with_each_other(writer, small_world):
+    writer.world(small_world(methods=("naive", "one", "two"), pgr=lambda method, *_: 0.8 if method == "two" else 0.3))
+    estimates = analysis.estimate(load_results(writer.root), analysis.Options(draws=200))
+    overall = compare(estimates, "two", "one").row(0, named=True)
+    means = {r["method"]: r["pgr"] for r in estimates.methods.filter(pl.col("statistic") == "mean").to_dicts()}
+    assert overall["pgr_difference"] == pytest.approx(means["two"] - means["one"])
+    assert overall["n_higher"] + overall["n_lower"] == overall["n_pairs"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [(("boosting", "naive"), "no method 'boosting'.*naive"), (("naive", "naive"), "differs from itself")],
+)
+def test_a_comparison_that_cannot_be_made_says_why(reference, methods, words):
+    with pytest.raises(analysis.AnalysisError, match=words):
+        compare(reference[1], *methods)
+
+
+def test_methods_that_no_section_shares_cannot_be_compared(writer, small_world):
+    writer.world(small_world(task="a", methods=("naive",)), sweep="a")
+    writer.world(small_world(task="b", methods=("other",)), sweep="b")
+    estimates = analysis.estimate(load_results(writer.root), analysis.Options(draws=100))
+    with pytest.raises(analysis.AnalysisError, match="no pair was trained with both 'other' and 'naive'"):
+        compare(estimates, "other", "naive")
+
+
+def test_empty_estimates_compare_nothing(tmp_path):
+    estimates = analysis.estimate(load_results(tmp_path))
+    assert estimates.tasks.is_empty()
+    with pytest.raises(analysis.AnalysisError, match="no method 'confidence'; there are: none"):
+        compare(estimates, "confidence")
+
+
+def test_one_test_example_is_refused_since_it_cannot_be_resampled(writer, small_world):
+    writer.world(small_world(n_test=1, seeds=1, rungs=2))
+    results = load_results(writer.root)
+    assert results.pairs["has_gap"].null_count() == results.pairs.height
+    with pytest.raises(analysis.AnalysisError, match=r"task facts share 1 test example.*larger test part"):
+        analysis.estimate(results)
+
+
+def test_two_test_examples_are_a_valid_if_useless_result(writer, small_world):
+    writer.world(small_world(n_test=2, seeds=1, rungs=2))
+    results = load_results(writer.root)
+    estimates = analysis.estimate(results, analysis.Options(draws=100))
+    assert estimates.pairs.height == 2
+    assert (estimates.pairs["student_acc_low"] >= 0).all()
+    assert (estimates.pairs["student_acc_high"] <= 1).all()
+
+
+def test_runs_that_all_predict_the_same_have_no_gap_and_agree_throughout(writer, small_world):
+    writer.world(small_world())
+    results = load_results(writer.root)
+    test = results.tests["facts"]
+    constant = replace(test, prediction=np.ones_like(test.prediction))
+    estimates = analysis.estimate(replace(results, tests={"facts": constant}), analysis.Options(draws=100))
+    assert not estimates.pairs["has_gap"].any()
+    assert estimates.pairs["pgr"].null_count() == estimates.pairs.height
+    assert set(estimates.pairs["agreement_when_weak_wrong"]) == {1.0}
+    assert set(estimates.methods["pgr"]) == {None}
+    assert set(estimates.pairs["students_one_class"]) == {2}
+
+
+def test_supervisors_that_are_never_wrong_have_no_agreement_with_mistakes(writer, small_world):
+    writer.world(small_world(rungs=5))
+    results = load_results(writer.root)
+    test = results.tests["facts"]
+    perfect = replace(test, prediction=np.repeat(test.gold[:, None], test.prediction.shape[1], axis=1))
+    estimates = analysis.estimate(replace(results, tests={"facts": perfect}), analysis.Options(draws=100))
+    assert estimates.pairs["agreement_when_weak_wrong"].null_count() == estimates.pairs.height
+    assert estimates.agreement_slopes["slope"].null_count() == estimates.agreement_slopes.height > 0
+    assert analysis.summary(results, estimates)

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import norm, t
 
-from analysis.intervals import Draws, interval_of_draws, joint_draws
+from analysis.errors import AnalysisError
+from analysis.intervals import Draws, _quantiles, interval_of_draws, joint_draws
 from analysis.metrics import performance_gap_recovered
 
 
@@ -121,3 +125,52 @@ def test_a_statistic_that_is_nowhere_defined_has_no_interval_and_the_others_keep
     plain = interval_of_draws(np.zeros(2), both=values, examples=values, seeds=values, n_seeds=3)
     assert np.isnan(both.low[0])
     assert both.low[1] == plain.low[1]
+
+
+def test_intervals_of_many_groups_are_those_of_each():
+    draws = draws_of(correctness(np.random.default_rng(7), np.array([0.7, 0.8, 0.9, 0.95])), n_draws=200)
+    groups = [[0, 1, 2], [0, 1, 3], [2, 3, 3]]  # the last has no gap, so its PGR is undefined
+    many = draws.intervals(pgr, groups)
+    for index, columns in enumerate(groups):
+        one = draws.interval(pgr, columns)
+        for name in ("estimate", "low", "high"):
+            np.testing.assert_allclose(getattr(many, name)[index], getattr(one, name), rtol=1e-12)
+
+
+def test_intervals_of_groups_do_not_depend_on_how_many_are_computed_at_once(monkeypatch):
+    draws = draws_of(correctness(np.random.default_rng(8), np.array([0.7, 0.8, 0.9])), n_draws=120)
+    groups = [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    whole = draws.intervals(pgr, groups)
+    monkeypatch.setattr("analysis.intervals._CHUNK_CELLS", 1)
+    np.testing.assert_array_equal(draws.intervals(pgr, groups).low, whole.low)
+
+
+def test_groups_with_other_numbers_of_seeds_are_stretched_each_by_its_own():
+    by_seed = np.array([[0.5, 0.6, 0.7], [0.5, np.nan, 0.7]])
+    draws = joint_draws(np.full((10, 2), 0.6), by_seed, n_draws=400)
+    many = draws.intervals(lambda a: a, [[0], [1]])
+    for index in (0, 1):
+        assert many.high[index, 0] == pytest.approx(draws.interval(lambda a: a, [index]).high[0])
+
+
+def test_no_groups_have_no_intervals():
+    draws = joint_draws(np.full((10, 1), 0.6), np.array([[0.6]]), n_draws=100)
+    assert draws.intervals(lambda a: a, np.empty((0, 3))).low.size == 0
+
+
+@given(
+    arrays(float, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=st.floats(-9, 9) | st.just(np.nan)),
+    st.floats(0.01, 0.4),
+)
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_quantiles_are_numpys_with_undefined_draws_passed_over(draws, tail):
+    low, high = _quantiles(draws, tail)
+    expected = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    np.testing.assert_allclose([low, high], expected, atol=1e-12)
+
+
+def test_values_without_examples_or_seeds_are_refused():
+    with pytest.raises(AnalysisError, match="need test examples"):
+        joint_draws(np.empty((0, 1)), np.array([[0.5]]))
+    with pytest.raises(AnalysisError, match="column 1 has a value at no seed"):
+        joint_draws(np.full((5, 2), 0.5), np.array([[0.5], [np.nan]]))

@@ -107,3 +107,15 @@ def test_scores_refuse_vectors_of_different_length_by_name():
         metrics.accuracy([1, 0], [1, 0, 1])
     with pytest.raises(AnalysisError, match="at least one example"):
         metrics.auroc([], [])
+
+
+@pytest.mark.parametrize("p", [[0.5, float("nan")], [0.5, 1.5], [-0.1, 0.5]])
+@pytest.mark.parametrize("score", [metrics.log_loss, metrics.calibration_error])
+def test_what_is_no_probability_is_refused_by_value(score, p):
+    with pytest.raises(AnalysisError, match=r"1 of 2 probabilities.*(nan|1\.5|-0\.1)"):
+        score([0, 1], p)
+
+
+def test_scores_without_an_order_have_no_auroc():
+    with pytest.raises(AnalysisError, match="1 of 2 scores are NaN"):
+        metrics.auroc([0, 1], [0.5, float("nan")])

@@ -4,10 +4,11 @@ import json
 import polars as pl
 
 import analysis
+from analysis.results import load as load_results
 
 
 def sentences(store):
-    results = analysis.load(store)
+    results = load_results(store)
     return analysis.summary(results, analysis.estimate(results, analysis.Options(draws=200)))
 
 
@@ -28,6 +29,8 @@ def test_the_reference_sweep_is_told_with_intervals_and_n(reference_store):
     assert "5: +" in by_gap  # confidence helps at the largest gap of this world
     assert "1: -" in by_gap  # and hurts at the smallest
     assert "naive -0." in find(lines, "Agreement with the mistakes of rung0 changes per factor of ten")
+    assert "naive -0." in find(lines, "The same of all supervisors with several students")
+    assert "; higher at " in find(lines, "confidence(max_weight=0.75) minus naive: mean PGR")
 
 
 def test_missing_runs_are_counted_once_each_by_kind(writer, small_world):
@@ -94,7 +97,7 @@ def test_students_that_predict_one_class_are_counted(writer, small_world):
 
 def test_two_seeds_are_told_to_say_nothing_of_seeds_and_bounds_stay_in_range(writer, small_world):
     writer.world(small_world(seeds=2, n_test=60, supervisor=(0.9, 0.9, 0.9), ceiling=(0.97, 0.97, 0.97), seed_sd=0.9))
-    estimates = analysis.estimate(analysis.load(writer.root), analysis.Options(draws=200))
+    estimates = analysis.estimate(load_results(writer.root), analysis.Options(draws=200))
     assert estimates.cut
     for frame, names in (
         (estimates.ladder, ("supervisor_acc", "ceiling_acc")),
@@ -158,7 +161,7 @@ def test_mean_accuracies_have_no_pgr_where_the_mean_gap_is_not_above_zero(writer
     # one pair has a gap, two have it the other way round
     world = small_world(supervisor=(0.6, 0.9, 0.9), ceiling=(0.6, 0.5, 0.75), methods=("naive",), seeds=3, n_test=1200)
     writer.world(world)
-    estimates = analysis.estimate(analysis.load(writer.root), analysis.Options(draws=200))
+    estimates = analysis.estimate(load_results(writer.root), analysis.Options(draws=200))
     by = {row["statistic"]: row for row in estimates.methods.to_dicts()}
     assert by["mean"]["pgr"] is not None
     assert by["of_means"]["pgr"] is by["of_means"]["pgr_low"] is None
