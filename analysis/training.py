@@ -1,7 +1,9 @@
 """How accuracy and agreement move during training, and where early stopping would have stopped.
 
 Overfitting to weak labels shows within one epoch (Burns et al. 2023, section 5.1.1, figures 7 and 13): for the pairs of
-the weakest supervisor, whose students have most to unlearn, each student is scored at every evaluation.
+the weakest supervisor, whose students have most to unlearn, each student is scored at every evaluation. How far it has
+fallen is the accuracy at a chosen evaluation minus that at the last one, paired by example and seed. Chosen on test
+(`BEST`), as in the paper, it is never negative and overstates slightly; chosen on validation (`oracle`) it does not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,19 @@ import numpy as np
 import polars as pl
 
 from analysis.errors import AnalysisError
-from analysis.estimates import BOUNDS, SECTION_KEY, SHARE, Estimates, Pair, Section, in_method_order
-from analysis.intervals import joint_draws
+from analysis.estimates import (
+    BOUNDS,
+    ORACLE_MARK,
+    SECTION_KEY,
+    SHARE,
+    SHARE_DIFFERENCE,
+    Estimates,
+    Pair,
+    Section,
+    in_method_order,
+    methods_in_order,
+)
+from analysis.intervals import Interval, joint_draws
 from analysis.reading import READERS
 from analysis.results import Results, SharedTest
 from analysis.stopping import Stop, stop_step, weak_labels
@@ -22,10 +35,12 @@ from analysis.stopping import Stop, stop_step, weak_labels
 MIN_STEPS = 3
 """Evaluations that a course of training needs to be shown."""
 STOPS = (Stop.WEAK, Stop.ORACLE)
+BEST = "best"
+"""The evaluation, one for all seeds, with the best mean accuracy against ground truth on test: a diagnostic."""
 TRAINING_SCHEMA: dict[str, Any] = (
     dict.fromkeys((*SECTION_KEY, "method", "weak", "strong"), pl.String)
     | {"strong_rung": pl.Int64, "point": pl.String, "step_fraction": pl.Float64}
-    | {f"{name}{bound}": pl.Float64 for name in ("accuracy", "agreement") for bound in BOUNDS}
+    | {f"{name}{bound}": pl.Float64 for name in ("accuracy", "agreement", "drop") for bound in BOUNDS}
     | {"supervisor_acc": pl.Float64, "ceiling_acc": pl.Float64, "n_seeds": pl.Int64, "n_test": pl.Int64}
 )
 
@@ -46,8 +61,10 @@ def training(results: Results, estimates: Estimates) -> pl.DataFrame:
     """Courses of training under the weakest supervisor, means over seeds with joint intervals (`TRAINING_SCHEMA`).
 
     Only students that count at their last step and were evaluated at least three times. `point` is `step` for an
-    evaluation that all seeds share; `weak` and `oracle` for where early stopping would have stopped, each seed at its
-    own step, `step_fraction` being the mean. Agreement is with the pair's supervisor, on test.
+    evaluation that all seeds share, and `best` for the best of these by mean test accuracy (the earliest, if several
+    are); `weak` and `oracle` for where early stopping would have stopped, each seed at its own step, `step_fraction`
+    being the mean. Agreement is with the pair's supervisor, on test. `drop` is the accuracy at the point minus that at
+    the last evaluation; null for `step`. Its interval takes the point as given.
 
     Raises:
         AnalysisError: A file that was readable before is damaged now.
@@ -120,6 +137,40 @@ def _common(courses: Sequence[_Course]) -> list[float]:
     return sorted(set.intersection(*(set(course.fractions) for course in courses)))
 
 
+def overfitting(courses: pl.DataFrame, methods: int = 3) -> list[str]:
+    """What the courses of one section show, in sentences about its largest student; of the first methods only."""
+    if courses.is_empty():
+        return []
+    largest = courses.filter(pl.col("strong_rung") == pl.col("strong_rung").max())
+    weak, strong = largest.select("weak", "strong").row(0)
+    texts = []
+    for method in methods_in_order(largest["method"])[:methods]:
+        points = {row["point"]: row for row in largest.filter(pl.col("method") == method).to_dicts()}
+        best, chosen = points[BEST], points.get(Stop.ORACLE)
+        text = f"{method}: "
+        if best["drop_high"] <= 0:
+            text += "best at the last evaluation"
+        else:
+            text += f"{_points(best)} points lower at the end than at its best evaluation, at {_percent(best)} of it"
+        if chosen is not None and chosen["drop"] is not None and best["drop_high"] > 0:
+            text += f" ({_points(chosen)} if that is chosen by ground truth on validation)"
+        texts.append(text)
+    return [
+        f"During training on the labels of {weak}, test accuracy of {strong} is, by method, {'; '.join(texts)}."
+        f" The best evaluation looks at ground truth {ORACLE_MARK}: it shows overfitting to weak labels, and is no"
+        " method."
+    ]
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    value, low, high = (round(100 * row[f"drop{bound}"], 2) + 0.0 for bound in BOUNDS)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    return f"{row['step_fraction']:.0%}"
+
+
 def _rows(
     shown: Sequence[tuple[Pair, Sequence[_Course]]], test: SharedTest, draws: int, random_seed: int, level: float
 ) -> list[dict[str, Any]]:
@@ -128,6 +179,8 @@ def _rows(
         return []
     seeds = sorted({seed for pair, _ in shown for seed in pair.student.seeds})
     heads: list[dict[str, Any]] = []
+    last: list[int] = []
+    """Position in `heads` of the last evaluation of the same student."""
     values: list[np.ndarray] = []
     by_seed: list[np.ndarray] = []
 
@@ -140,7 +193,11 @@ def _rows(
 
     for pair, courses in shown:
         weak = test.predictions(pair.supervisor.run_ids)
-        picks = [("step", x, [course.fractions.index(x) for course in courses]) for x in _common(courses)]
+        shared = _common(courses)
+        picks = [("step", x, [course.fractions.index(x) for course in courses]) for x in shared]
+        end = len(heads) + len(shared) - 1
+        accuracy = [np.mean([_accuracy(c, test, i) for c, i in zip(courses, at, strict=True)]) for _, _, at in picks]
+        picks.append((BEST, *picks[int(np.argmax(accuracy))][1:]))
         for stop in STOPS:
             if all(stop in course.stops for course in courses):
                 chosen = [course.stops[stop] for course in courses]
@@ -150,6 +207,7 @@ def _rows(
             student = np.stack([c.prediction[:, index] for c, index in zip(courses, indices, strict=True)], axis=1)
             add(pair, student == test.gold[:, None])
             add(pair, student == weak)
+            last.append(end)
             heads.append(
                 {"method": pair.method, "weak": pair.weak, "strong": pair.strong, "point": point}
                 | {"step_fraction": fraction, "n_seeds": len(pair.student.seeds)}
@@ -158,9 +216,18 @@ def _rows(
     rows = []
     for index, head in enumerate(heads):
         interval = resampled.interval(lambda a: a, [2 * index, 2 * index + 1], level=level).within(*SHARE)
-        bounds = zip(BOUNDS, (interval.estimate, interval.low, interval.high), strict=True)
-        both = {
-            f"{name}{bound}": float(v[k]) for bound, v in bounds for k, name in enumerate(("accuracy", "agreement"))
-        }
-        rows.append(head | both)
+        row = _bounds(interval, ("accuracy", "agreement"))
+        if head["point"] != "step":
+            drop = resampled.interval(lambda a: a[..., :1] - a[..., 1:], [2 * index, 2 * last[index]], level=level)
+            row |= _bounds(drop.within(*SHARE_DIFFERENCE), ("drop",))
+        rows.append(head | row)
     return rows
+
+
+def _accuracy(course: _Course, test: SharedTest, index: int) -> float:
+    return float((course.prediction[:, index] == test.gold).mean())
+
+
+def _bounds(interval: Interval, names: Sequence[str]) -> dict[str, float]:
+    bounds = zip(BOUNDS, (interval.estimate, interval.low, interval.high), strict=True)
+    return {f"{name}{bound}": float(values[k]) for bound, values in bounds for k, name in enumerate(names)}

@@ -1,55 +1,52 @@
 """Curves over strong-model compute for each section: accuracies, agreements, and PGR derived from them.
 
-Accuracies and agreements are fitted; PGR is never fitted itself but computed from the curves of student and ceiling
-and the supervisor's measured accuracy, in every joint draw anew, so that its band knows what the three share.
+Accuracies and agreements are fitted (binomial likelihood, log-odds); PGR is never fitted here but computed from the
+curves of student and ceiling and the supervisor's measured accuracy, in every joint draw anew, so that its band knows
+what the three share. Points share test examples and seeds vary, so the binomial n gives the points their relative
+weights, not the
+uncertainty: bands and the intervals of parameters come from refitting joint draws.
+
+A saturating curve needs five models: at most n - 2 parameters. With three or four a straight line in log-odds stands
+in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from analysis.curves import Family
 from analysis.errors import AnalysisError
-from analysis.estimates import (
-    OWN,
-    SECTION_KEY,
-    SHARE,
-    Cell,
-    Estimates,
-    Pair,
-    SectionDraws,
-    SectionPairs,
-    agreements,
-    in_method_order,
-)
-from analysis.fitting import CurveFit, Curves, fit_curve, fit_many, position
-from analysis.intervals import Interval, interval_of_draws
+from analysis.estimates import Estimates
+from analysis.frames import SHARE, in_method_order, select_section
+from analysis.gaps import SECTION_KEY
+from analysis.grouping import SectionDraws, SectionPairs
+from analysis.intervals import Interval
+from analysis.lines import KINDS, Line, Values, accuracies_of, agreements_of, lines_of
+from analysis.scaling.families import LOG_ODDS_LINEAR, SATURATING, Family
+from analysis.scaling.fitting import Fit, FitStatus, axes_of, bounds_of, judged
+from analysis.scaling.losses import Loss, LossName
+from analysis.scaling.points import Points
+from analysis.scaling.solver import Solution, solve
 
 GRID_POINTS = 41
+MIN_POINTS = 3
 REFUSED = "refused"
 """Status of a curve that could not be fitted; its diagnosis says why."""
-REFITS = 200
-"""Joint draws that are refitted for a band."""
 AGREEMENTS = ("agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
+BINOMIAL = Loss(LossName.BINOMIAL)
+_TOGETHER = 64
+"""Curves fitted in one go; more would only need more memory."""
 
 _KEY_SCHEMA: dict[str, Any] = dict.fromkeys((*SECTION_KEY, "quantity", "method", "weak"), pl.String)
-FITS_SCHEMA = _KEY_SCHEMA | {
-    "family": pl.String,
-    "status": pl.String,
-    "testable": pl.Boolean,
-    "diagnosis": pl.String,
-    "n_points": pl.Int64,
-    "asymptote": pl.Float64,
-    "start": pl.Float64,
-    "rise": pl.Float64,
-    "rate": pl.Float64,
-    "deviance": pl.Float64,
-    "x_low": pl.Float64,
-    "x_high": pl.Float64,
-}
+FITS_SCHEMA = (
+    _KEY_SCHEMA
+    | {"family": pl.String, "status": pl.String, "testable": pl.Boolean, "diagnosis": pl.String, "n_points": pl.Int64}
+    | dict.fromkeys(("asymptote", "asymptote_low", "asymptote_high"), pl.Float64)
+    | dict.fromkeys(("exponent", "exponent_low", "exponent_high"), pl.Float64)
+    | {"objective": pl.Float64, "x_low": pl.Float64, "x_high": pl.Float64}
+)
 CURVES_SCHEMA = _KEY_SCHEMA | {"x": pl.Float64, "y": pl.Float64, "y_low": pl.Float64, "y_high": pl.Float64}
 
 
@@ -58,7 +55,8 @@ class Trends:
     """Frames of fits and of their curves."""
 
     fits: pl.DataFrame
-    """One row per curve, fitted or refused; `method` and `weak` are null where they do not apply."""
+    """One row per curve, fitted or refused; `method` and `weak` are null where they do not apply. `exponent` is alpha
+    of log-odds = L + A x^-alpha; it and `asymptote` are null where the points do not determine them."""
     curves: pl.DataFrame
     """The curves and their bands on a grid of compute within the range of the points."""
 
@@ -67,192 +65,218 @@ class Trends:
 
 
 @dataclass(frozen=True)
-class _Values:
-    """A quantity at its estimate and in the three kinds of draws, shapes (value,) and (draw, value)."""
+class _Job:
+    """Shares along a line that want a curve."""
 
-    estimate: np.ndarray
-    both: np.ndarray
-    examples: np.ndarray
-    seeds: np.ndarray
-    n_seeds: int
-
-    @classmethod
-    def of(cls, kinds: Iterable[np.ndarray], n_seeds: int) -> "_Values":
-        estimate, both, examples, seeds = kinds
-        return cls(estimate, both, examples, seeds, n_seeds)
-
-    def interval(self, level: float) -> Interval:
-        return interval_of_draws(
-            self.estimate, both=self.both, examples=self.examples, seeds=self.seeds, n_seeds=self.n_seeds, level=level
-        )
-
-    def kinds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        return self.estimate, self.both, self.examples, self.seeds
+    key: dict[str, Any]
+    x: np.ndarray
+    """Ascending, shape (point,)."""
+    values: Values
+    n_test: int
 
 
 @dataclass(frozen=True)
 class _Fitted:
     """A curve fitted at the estimate and in every kind of draw."""
 
-    fit: CurveFit
-    kinds: tuple[Curves, ...]
+    fit: Fit
+    kinds: tuple[np.ndarray, ...]
+    """Parameters, each of shape (draw, parameter)."""
     n_seeds: int
 
     @property
     def grid(self) -> np.ndarray:
         """Compute from the smallest to the largest point."""
-        return np.geomspace(self.fit.x_low, self.fit.x_high, GRID_POINTS)
+        axis = self.fit.axes[0]
+        return np.geomspace(axis.low, axis.high, GRID_POINTS)
 
-    def on(self, grid: np.ndarray) -> _Values:
+    def on(self, grid: np.ndarray) -> Values:
         """The curves at some compute."""
-        u = position(grid, self.fit.x_low, self.fit.x_high)
-        return _Values.of((self.fit.predict(grid), *(curves.predict(u) for curves in self.kinds)), self.n_seeds)
+        u = self.fit.position(grid)
+        drawn = (self.fit.family.predict(parameters, u) for parameters in self.kinds)
+        return Values.of((self.fit.at(grid), *drawn), self.n_seeds)
+
+    def natural(self, name: str) -> Values:
+        """A parameter in the table's units."""
+        parameter = next(p for p in self.fit.family.natural if p.name == name)
+        every = (self.fit.parameters, *self.kinds)
+        return Values.of((parameter.compute(p, self.fit.axes)[..., None] for p in every), self.n_seeds)
 
 
 def trends(estimates: Estimates) -> Trends:
     """Fit all curves of some estimates. Curves with too few points are marked refused."""
+    sections = [_Section.of(estimates, grouped, drawn) for grouped, drawn in estimates.sections]
+    jobs = [job for section in sections for job in section.jobs]
+    fitted = iter(_fit_all(jobs))
     fits: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for grouped, drawn in estimates.sections:
-        ladder = estimates.of(grouped.section, estimates.ladder)
-        gaps = estimates.of(grouped.section, estimates.pairs).filter("has_gap")
-        x = dict(ladder.select("model", "x").iter_rows())
-        keys = set(gaps.select("weak", "strong", "baseline").iter_rows())
-        _section(grouped, drawn, x, keys, fits, curves)
+    for section in sections:
+        section.note(fitted, fits, curves)
     return Trends(
         fits=in_method_order(pl.DataFrame(fits, schema=FITS_SCHEMA), "weak", first=("quantity",)),
         curves=in_method_order(pl.DataFrame(curves, schema=CURVES_SCHEMA), "weak", "x", first=("quantity",)),
     )
 
 
-def _section(
-    grouped: SectionPairs,
-    drawn: SectionDraws,
-    x: Mapping[str, float],
-    gaps: set[tuple[str, str, str]],
-    fits: list[dict],
-    curves: list[dict],
-) -> None:
-    head = grouped.section._asdict()
+@dataclass(frozen=True)
+class _Section:
+    """What of one section wants curves."""
 
-    def curve(
-        quantity: str, points: Mapping[str, _Values], method: str | None = None, weak: str | None = None
-    ) -> _Fitted | None:
-        """Fit shares at models, and note the curve and its band, or why there is none."""
-        key = head | {"quantity": quantity, "method": method, "weak": weak}
-        try:
-            fitted = _fit(points, x, drawn.n_test)
-        except AnalysisError as error:
-            fits.append(key | {"status": REFUSED, "testable": False, "diagnosis": str(error), "n_points": len(points)})
-            return None
-        fits.append(key | _fit_row(fitted.fit))
-        curves.extend(_curve_rows(key, fitted.grid, fitted.on(fitted.grid).interval(drawn.level).within(*SHARE)))
-        return fitted
+    grouped: SectionPairs
+    drawn: SectionDraws
+    lines: list[Line]
+    gaps: set[tuple[str, str, str]]
+    """(weak, strong, baseline) that have one."""
+    jobs: list[_Job]
 
-    curve("weak", {model: _accuracy(drawn, cell) for model, cell in grouped.supervisors.items()})
-    ceiling = curve("ceiling", {model: _accuracy(drawn, cell) for model, cell in grouped.ceilings.items()})
-    by_line: dict[tuple[str, str], list[Pair]] = {}
-    for pair in grouped.pairs:
-        if x[pair.strong] > x[pair.weak]:
-            by_line.setdefault((pair.method, pair.weak), []).append(pair)
-    for (method, weak), pairs in sorted(by_line.items()):
-        student = curve("student", {pair.strong: _accuracy(drawn, pair.student) for pair in pairs}, method, weak)
-        split = {pair.strong: _agreements(drawn, pair) for pair in pairs}
-        for index, quantity in enumerate(AGREEMENTS):
-            curve(quantity, {strong: _part(values, index) for strong, values in split.items()}, method, weak)
-        with_gap = [x[pair.strong] for pair in pairs if pair.gap_key in gaps]
-        if student is None or not with_gap:
-            continue
-        top, floor = ceiling, grouped.supervisors.get(weak)
-        if any(pair.baseline != OWN for pair in pairs):
-            # Its own ceilings, and its own supervisor if that is the same for all students; else there is no curve.
-            top = curve("ceiling", {pair.strong: _accuracy(drawn, pair.ceiling) for pair in pairs}, method, weak)
-            cells = {pair.supervisor for pair in pairs}
-            floor = cells.pop() if len(cells) == 1 else None
-        if top is None or floor is None:
-            continue
-        pgr = _pgr_curve(student, top, _accuracy(drawn, floor), drawn.level, from_x=min(with_gap))
-        if pgr is not None:
-            curves.extend(_curve_rows(head | {"quantity": "pgr", "method": method, "weak": weak}, *pgr))
+    @classmethod
+    def of(cls, estimates: Estimates, grouped: SectionPairs, drawn: SectionDraws) -> "_Section":
+        x = dict(select_section(estimates.ladder, grouped.section).select("model", "x").iter_rows())
+        pairs = select_section(estimates.pairs, grouped.section).filter("has_gap")
+        gaps = set(pairs.select("weak", "strong", "baseline").iter_rows())
+        lines = lines_of(grouped, x)
+        jobs: list[_Job] = []
+
+        def add(quantity: str, x: np.ndarray, values: Values, line: Line | None = None) -> None:
+            names = {"method": line.method, "weak": line.weak} if line else {"method": None, "weak": None}
+            jobs.append(_Job({**grouped.section._asdict(), "quantity": quantity, **names}, x, values, drawn.n_test))
+
+        for quantity, cells in (("weak", grouped.supervisors), ("ceiling", grouped.ceilings)):
+            models = sorted(cells, key=lambda model: x[model])
+            if models:
+                values = accuracies_of(drawn, [cells[model] for model in models])
+                add(quantity, np.array([x[model] for model in models]), values)
+        for line in lines:
+            add("student", line.x, accuracies_of(drawn, [pair.student for pair in line.pairs]), line)
+            for quantity, values in zip(AGREEMENTS, agreements_of(drawn, line.pairs), strict=True):
+                add(quantity, line.x, values, line)
+            if line.own_baseline:
+                add("ceiling", line.x, accuracies_of(drawn, [pair.ceiling for pair in line.pairs]), line)
+        return cls(grouped, drawn, lines, gaps, jobs)
+
+    def note(self, fitted: Iterator["_Fitted | AnalysisError"], fits: list[dict], curves: list[dict]) -> None:
+        """Write down the fits of the section's jobs, their curves, and the PGR derived from them."""
+        level = self.drawn.level
+        found: dict[tuple, _Fitted] = {}
+        for job in self.jobs:
+            one = next(fitted)
+            if isinstance(one, AnalysisError):
+                refused = {"status": REFUSED, "testable": False, "diagnosis": str(one), "n_points": job.x.size}
+                fits.append(job.key | refused)
+                continue
+            found[job.key["quantity"], job.key["method"], job.key["weak"]] = one
+            fits.append(job.key | _fit_row(one, level))
+            curves.extend(_curve_rows(job.key, one.grid, one.on(one.grid).interval(level).within(*SHARE)))
+        for line in self.lines:
+            student = found.get(("student", line.method, line.weak))
+            with_gap = [at for pair, at in zip(line.pairs, line.x, strict=True) if pair.gap_key in self.gaps]
+            top = found.get(("ceiling", line.method, line.weak) if line.own_baseline else ("ceiling", None, None))
+            floor = line.supervisor if line.own_baseline else self.grouped.supervisors.get(line.weak)
+            if student is None or top is None or floor is None or not with_gap:
+                continue
+            pgr = _pgr_curve(student, top, accuracies_of(self.drawn, [floor]), level, from_x=min(with_gap))
+            if pgr is not None:
+                key = {**self.grouped.section._asdict(), "quantity": "pgr", "method": line.method, "weak": line.weak}
+                curves.extend(_curve_rows(key, *pgr))
 
 
-def _fit(points: Mapping[str, _Values], x: Mapping[str, float], n_test: int) -> _Fitted:
-    """Fit one curve to shares at models.
+def choose_family(n_points: int) -> Family:
+    """The saturating curve where there are points to contradict it, else a straight line.
 
     Raises:
-        AnalysisError: The points are too few, or not all defined.
+        AnalysisError: Fewer than 3 points; a line through two always fits and says nothing.
     """
-    models = sorted(points, key=lambda model: x[model])
-    compute = np.array([x[model] for model in models])
-    estimate, *kinds = (
-        np.concatenate([kind[..., :1] for kind in of_models], axis=-1)
-        for of_models in zip(*(points[model].kinds() for model in models), strict=True)
-    )
-    if not np.all(np.isfinite(estimate)):
-        raise AnalysisError("a share is undefined because there is no example to compute it from")
-    fit = fit_curve(compute, estimate, n_test)
-    u = position(compute, fit.x_low, fit.x_high)
-    # A share that is undefined in some draw only has a denominator of a few examples; the estimate stands in.
-    drawn = tuple(fit_many(u, np.where(np.isfinite(k), k, estimate), n_test, fit.family) for k in kinds)
-    return _Fitted(fit, drawn, min(values.n_seeds for values in points.values()))
+    if n_points < MIN_POINTS:
+        raise AnalysisError(
+            f"a curve needs at least {MIN_POINTS} strong models of different compute, there are {n_points}"
+        )
+    return SATURATING if n_points >= SATURATING.n_parameters + 2 else LOG_ODDS_LINEAR
+
+
+def _fit_all(jobs: Sequence[_Job]) -> list["_Fitted | AnalysisError"]:
+    """Fit all jobs; those on the same x in one go, with all their draws."""
+    found: list[_Fitted | AnalysisError] = [AnalysisError("")] * len(jobs)
+    together: dict[tuple[float, ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        try:
+            choose_family(job.x.size)
+            if np.unique(job.x).size != job.x.size:
+                raise AnalysisError("two models have the same compute")
+            if not np.all(np.isfinite(job.values.estimate)):
+                raise AnalysisError("a share is undefined because there is no example to compute it from")
+        except AnalysisError as error:
+            found[index] = error
+            continue
+        together.setdefault(tuple(job.x), []).append(index)
+    for x, members in together.items():
+        for first in range(0, len(members), _TOGETHER):
+            part = members[first : first + _TOGETHER]
+            for index, fitted in zip(part, _fit_together(np.array(x), [jobs[i] for i in part]), strict=True):
+                found[index] = fitted
+    return found
+
+
+def _fit_together(x: np.ndarray, jobs: Sequence[_Job]) -> Iterator[_Fitted]:
+    family = choose_family(x.size)
+    points = [Points(x[:, None], job.values.estimate, np.full(x.size, float(job.n_test))) for job in jobs]
+    axes = axes_of(points[0], family)
+    u = axes[0].position(x)[:, None]
+    data, counts = [], []
+    for job in jobs:
+        estimate, *kinds = job.values.kinds()
+        # A share that is undefined in some draw only has a denominator of a few examples; the estimate stands in.
+        rows = np.concatenate([estimate[None], *(np.where(np.isfinite(kind), kind, estimate) for kind in kinds)])
+        half = 0.5 / job.n_test
+        data.append(np.clip(rows, half, 1 - half))
+        counts.append(np.full(rows.shape, float(job.n_test)))
+    bounds = bounds_of(points[0], family)
+    solution = solve(family, u, np.concatenate(data), np.concatenate(counts), BINOMIAL, bounds=bounds)
+    rows = data[0].shape[0]
+    draws = (rows - 1) // KINDS
+    for i, (job, own) in enumerate(zip(jobs, points, strict=True)):
+        part = slice(i * rows, (i + 1) * rows)
+        one = Solution(solution.parameters[part], solution.objective[part], solution.converged[part])
+        fit = judged(own, family, BINOMIAL, axes, one)
+        kinds = tuple(one.parameters[1 + k * draws : 1 + (k + 1) * draws] for k in range(KINDS))
+        yield _Fitted(fit, kinds, job.values.n_seeds)
 
 
 def _pgr_curve(
-    student: _Fitted, ceiling: _Fitted, weak: _Values, level: float, *, from_x: float
+    student: _Fitted, ceiling: _Fitted, weak: Values, level: float, *, from_x: float
 ) -> tuple[np.ndarray, Interval] | None:
     """PGR over the students' range, from the smallest one with a gap and where the ceiling's curve is above the
     supervisor in the lower bound too: elsewhere the ratio means nothing."""
     grid = student.grid
     n_seeds = min(student.n_seeds, ceiling.n_seeds, weak.n_seeds)
     kinds = list(zip(weak.kinds(), student.on(grid).kinds(), ceiling.on(grid).kinds(), strict=True))
-    clear = _Values.of((c - w for w, _, c in kinds), n_seeds).interval(level).low > 0
+    clear = Values.of((c - w for w, _, c in kinds), n_seeds).interval(level).low > 0
     clear &= grid >= from_x * (1 - 1e-9)
     if clear.sum() < 2:
         return None
-    pgr = _Values.of(((s - w)[..., clear] / (c - w)[..., clear] for w, s, c in kinds), n_seeds)
+    pgr = Values.of(((s - w)[..., clear] / (c - w)[..., clear] for w, s, c in kinds), n_seeds)
     return grid[clear], pgr.interval(level)
 
 
-def _accuracy(drawn: SectionDraws, cell: Cell) -> _Values:
-    return _values(drawn, [("right", cell)], lambda columns: columns)
-
-
-def _agreements(drawn: SectionDraws, pair: Pair) -> _Values:
-    return _values(drawn, pair.agreement_keys, agreements)
-
-
-def _values(drawn: SectionDraws, keys: list[tuple], statistic: Any) -> _Values:
-    index = [drawn.column[key] for key in keys]
-    draws = drawn.draws.first(REFITS)
-    estimate, examples, seeds = draws.estimate[index], draws.examples[:, index], draws.seeds[:, index]
-    return _Values(
-        statistic(estimate),
-        statistic(estimate + examples + seeds),
-        statistic(estimate + examples),
-        statistic(estimate + seeds),
-        int(draws.n_seeds[index].min()),
-    )
-
-
-def _part(values: _Values, index: int) -> _Values:
-    return _Values.of((kind[..., index : index + 1] for kind in values.kinds()), values.n_seeds)
-
-
-def _fit_row(fit: CurveFit) -> dict[str, Any]:
-    return {
-        "family": str(fit.family),
+def _fit_row(fitted: _Fitted, level: float) -> dict[str, Any]:
+    fit = fitted.fit
+    row: dict[str, Any] = {
+        "family": fit.family.name,
         "status": str(fit.status),
         "testable": fit.testable,
         "diagnosis": fit.diagnosis,
-        "n_points": fit.n_points,
-        "asymptote": fit.asymptote,
-        "start": fit.start,
-        "rise": fit.rise,
-        "rate": fit.rate if fit.family is Family.SATURATING else None,
-        "deviance": fit.deviance,
-        "x_low": fit.x_low,
-        "x_high": fit.x_high,
+        "n_points": len(fit.points),
+        "objective": fit.objective,
+        "x_low": fit.axes[0].low,
+        "x_high": fit.axes[0].high,
     }
+    if fit.family is SATURATING and fit.status is FitStatus.CONVERGED:
+        for column, name in (("asymptote", "asymptote"), ("exponent", "alpha")):
+            interval = fitted.natural(name).interval(level)
+            if name == "asymptote":
+                interval = interval.within(*SHARE)
+            for bound, value in (("", interval.estimate), ("_low", interval.low), ("_high", interval.high)):
+                row[f"{column}{bound}"] = float(value[0])
+    return row
 
 
 def _curve_rows(key: dict[str, Any], grid: np.ndarray, interval: Interval) -> list[dict[str, Any]]:

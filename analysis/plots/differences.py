@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from analysis.estimates import methods_in_order
 from analysis.plots.layout import panels
-from analysis.plots.marks import arms, at_least, nothing_here
+from analysis.plots.marks import arms, at_least, most_bars, nothing_here
 from analysis.plots.style import GRID_COLOUR, method_line, style
 
 
@@ -23,6 +23,7 @@ def plot_differences(differences: pl.DataFrame, caption: str, methods: Sequence[
     several = len(others) > 1
     title = f"{'Methods' if several else others[0]} minus {reference}, by size gap"
     handles = _difference_handles(others, methods) if several else ()
+    caption = f"{caption} Bars much longer than most run out of the frame.".strip()
     with style():
         figure, axes = panels(title, caption, 1, 2, sharey=False, sharex=False, legend=handles)
         for ax, quantity in zip(axes.ravel(), ("pgr_difference", "accuracy_difference"), strict=True):
@@ -42,6 +43,8 @@ def difference_panel(ax: Axes, quantity: str, differences: pl.DataFrame, methods
         rows = differences.filter((pl.col("method") == method) & pl.col(quantity).is_not_null())
         x = np.array([place[gap] for gap in rows["size_gap"]]) + step * (index - (len(others) - 1) / 2)
         estimate, low, high = (rows[f"{quantity}{bound}"].to_numpy() * scale for bound in ("", "_low", "_high"))
+        if rows.is_empty():
+            continue
         look = method_line(methods, method)
         ax.errorbar(
             x, estimate, yerr=arms(estimate, low, high), **look, linestyle="", elinewidth=1.4, capsize=0, markersize=5.5
@@ -51,19 +54,23 @@ def difference_panel(ax: Axes, quantity: str, differences: pl.DataFrame, methods
     count = "n_pairs" if not in_points else None
     ax.set_xticks(
         [place[gap] for gap in (None, *gaps)],
-        [_gap_label(differences, gap, count) for gap in (None, *gaps)],
+        [_gap_label(differences, gap, count, ratios=len(gaps) < 7) for gap in (None, *gaps)],
         fontsize=8 if len(gaps) < 7 else 7,
     )
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, place[gaps[-1]] + 0.6 if gaps else 0.6)
     with_compute = differences["log10_compute_ratio"].null_count() == 0
-    ax.set_xlabel(f"rungs from weak to strong ({'compute ratio, ' if with_compute else ''}pairs)")
+    ax.set_xlabel(f"rungs from weak to strong ({'compute ratio, ' if with_compute and len(gaps) < 7 else ''}pairs)")
     ax.set_ylabel("difference (percentage points)" if in_points else "difference")
     ax.set_title("Accuracy, all pairs" if in_points else "PGR, pairs with a gap")
     ax.margins(y=0.12)
     if differences[quantity].null_count() == differences.height:
         nothing_here(ax, "no pair with a gap")
         ax.set_yticks([])
+    else:
+        low, high = most_bars(differences, quantity)
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(max(bottom, scale * low), min(top, scale * high))
     ax.set_ylim(*at_least(ax.get_ylim(), 1.0 if in_points else 0.1))
 
 
@@ -75,14 +82,14 @@ def reference_of(differences: pl.DataFrame) -> str:
     return str(differences["reference"][0])
 
 
-def _gap_label(rows: pl.DataFrame, gap: int | None, count: str | None) -> str:
+def _gap_label(rows: pl.DataFrame, gap: int | None, count: str | None, *, ratios: bool) -> str:
     """Rungs, compute ratio and number of pairs at a size gap; methods may differ in how many of the pairs they have."""
     own = rows.filter(pl.col("size_gap").is_null() if gap is None else pl.col("size_gap") == gap).to_dicts()
     counts = sorted({row["n_pairs"] + (0 if count else row["n_no_gap"]) for row in own})
     lines = ["all" if gap is None else str(gap)]
-    ratios = [row["log10_compute_ratio"] for row in own if row["log10_compute_ratio"] is not None]
-    if ratios:
-        lines.append(f"\u00d7{_short(10 ** (sum(ratios) / len(ratios)))}" if gap is not None else "")
+    logs = [row["log10_compute_ratio"] for row in own if row["log10_compute_ratio"] is not None] if ratios else []
+    if logs:
+        lines.append(f"\u00d7{_short(10 ** (sum(logs) / len(logs)))}" if gap is not None else "")
     lines.append(f"n={counts[0]}" + (f"\u2013{counts[-1]}" if len(counts) > 1 else ""))
     return "\n".join(lines)
 

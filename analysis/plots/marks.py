@@ -1,6 +1,7 @@
 """What is drawn inside a panel: points with bars, curves with bands, axes of compute, limits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,10 @@ from analysis.plots.style import MAX_BANDS, in_order, supervisor_colour
 
 _TICK_DISTANCE = 0.19
 """Between labels of powers of ten, as a share of the axis: what the widest label needs in the narrowest panel."""
+_MINOR_DECADES = 4.5
 _DODGE, _DODGE_ALL = 0.018, 0.075
+ORACLE_LINE = (0, (1, 1.2))
+"""Dots: the line of a method that looked at ground truth."""
 
 
 def curve_or_line(
@@ -27,13 +31,16 @@ def curve_or_line(
     band: bool = True,
     shift: float = 1.0,
     faint: bool = False,
+    oracle: bool = False,
 ) -> None:
-    """The fitted curve with its band; where there is none, a thin line from point to point."""
+    """The fitted curve with its band; where there is none, a thin line from point to point. Dotted: of a method that
+    looked at ground truth."""
+    look: dict[str, Any] = {"color": colour, "linestyle": ORACLE_LINE if oracle else "-"}
     if curve.is_empty():
-        ax.plot(rows[x].to_numpy() * shift, rows[y].to_numpy(), color=colour, linewidth=0.9, alpha=0.6)
+        ax.plot(rows[x].to_numpy() * shift, rows[y].to_numpy(), **look, linewidth=0.9, alpha=0.6)
         return
     curve = curve.sort("x")
-    ax.plot(curve["x"], curve["y"], color=colour)
+    ax.plot(curve["x"], curve["y"], **look)
     if band:
         ax.fill_between(
             curve["x"], curve["y_low"], curve["y_high"], color=colour, alpha=0.05 if faint else 0.1, linewidth=0
@@ -81,9 +88,12 @@ def compute_axis(ax: Axes, ladder: pl.DataFrame) -> None:
         ax.set_xticks(ticks["x"].to_numpy(), names, **slanted(names, 8))
         ax.xaxis.set_minor_locator(NullLocator())
     else:
-        ax.xaxis.set_major_locator(FixedLocator(log_ticks(*_x_limits(ticks["x"].to_numpy()))))
+        low, high = _x_limits(ticks["x"].to_numpy())
+        ax.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
         ax.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
-        ax.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=12))
+        # Over many decades the ticks between them would be a grey edge, and each is slow to draw.
+        fine = high / low < 10**_MINOR_DECADES
+        ax.xaxis.set_minor_locator(FixedLocator(minor_ticks(low, high)) if fine else LogLocator(numticks=99))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(*_x_limits(ticks["x"].to_numpy()))
 
@@ -110,6 +120,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     return sorted(chosen) or [float(np.sqrt(low * high))]
 
 
+def minor_ticks(low: float, high: float) -> list[float]:
+    """1, 2, ... 9 times the powers of ten of a log axis; over less than a third of a decade also tenths of these."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    digits = np.arange(1, 10) if high / low > 2 else np.arange(10, 100) / 10
+    ticks = [float(digit * 10.0**exponent) for exponent in decades for digit in digits]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
 def dodge(ladder: pl.DataFrame, index: int, count: int) -> float:
     """Factor on x that sets bars of several series beside each other: some percent of the axis each, less if they are
     many or the models close."""
@@ -124,7 +142,8 @@ def dodge(ladder: pl.DataFrame, index: int, count: int) -> float:
 
 def nothing_here(ax: Axes, words: str) -> None:
     """In place of points, in the middle of a panel that has none."""
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#777777")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 3.0}  # so that no line runs through the words
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#777777", bbox=box)
 
 
 def at_least(limits: tuple[float, float], span: float) -> tuple[float, float]:
@@ -155,6 +174,16 @@ def bar_limits(frames: Sequence[pl.DataFrame], quantity: str) -> tuple[float, fl
     return max(min(lows, default=low), low - room) - pad, min(max(highs, default=high), high + room) + pad
 
 
+def most_bars(frame: pl.DataFrame, quantity: str) -> tuple[float, float]:
+    """Limits that hold all estimates, zero and four bars of five; longer ones, as two seeds give, run out of the frame
+    where they would be more than twice as long as these."""
+    rows = frame.filter(pl.col(quantity).is_not_null())
+    estimates, lows, highs = (rows[f"{quantity}{bound}"].to_numpy() for bound in ("", "_low", "_high"))
+    low, high = float(np.quantile(lows, 0.1)), float(np.quantile(highs, 0.9))
+    span = high - low
+    return min(low - span, float(estimates.min()), 0.0) - 0.02, max(high + span, float(estimates.max()), 0.0) + 0.02
+
+
 def lines_by_supervisor(
     ax: Axes,
     quantity: str,
@@ -181,9 +210,10 @@ def lines_by_supervisor(
         shift = dodge(ladder, index, len(models))
         if quantity == "pgr":
             fitted = told(fitted)
-        band = bands and len(models) <= MAX_BANDS
-        curve_or_line(ax, fitted, rows, "strong_x", quantity, colour, band=band, shift=shift, faint=len(models) > 1)
-        points(ax, rows["strong_x"].to_numpy() * shift, rows, quantity, colour, hollow=is_oracle(method))
+        band, oracle = bands and len(models) <= MAX_BANDS, is_oracle(method)
+        look: dict[str, Any] = {"shift": shift, "faint": len(models) > 1, "oracle": oracle}
+        curve_or_line(ax, fitted, rows, "strong_x", quantity, colour, band=band, **look)
+        points(ax, rows["strong_x"].to_numpy() * shift, rows, quantity, colour, hollow=oracle)
         ends.append((float(rows[quantity][-1]), weak, colour))
     compute_axis(ax, ladder.filter(pl.col("model").is_in(pairs["strong"].unique().implode())))
     if ends:

@@ -9,7 +9,7 @@ from analysis.plots.differences import difference_panel, reference_of
 from analysis.plots.layout import panels
 from analysis.plots.marks import accuracy_limits
 from analysis.plots.pgr import pgr_panel
-from analysis.plots.style import in_order, role_handles, style, wrapped, x_label
+from analysis.plots.style import direct_labels, in_order, role_handles, style, wrapped, x_label
 
 
 def plot_overview(
@@ -19,6 +19,8 @@ def plot_overview(
     weakest = in_order(pairs, "weak", "weak_rung")[0]
     method = methods_in_order(pairs["method"])[0]
     columns = 2 if differences.is_empty() else 3
+    labels = direct_labels(methods_in_order(pairs["method"]))
+    in_colours = columns == 3 or not labels  # the third panel names its methods by colour only
     with style():
         figure, axes = panels(
             "Weak-to-strong generalization",
@@ -29,10 +31,10 @@ def plot_overview(
             sharex=False,
             panel_height=3.4,
             width=3.7 * columns if columns == 3 else 8.8,
-            legend=role_handles(pairs),
+            legend=role_handles(pairs) if in_colours else (),
         )
         accuracy, pgr = axes[0, 0], axes[0, 1]
-        accuracy_panel(accuracy, weakest, pairs, ladder, curves)
+        accuracy_panel(accuracy, weakest, pairs, ladder, curves, labels=not in_colours)
         accuracy.set_ylim(*accuracy_limits(pairs, ladder))
         accuracy.set_title(wrapped(f"Accuracy, weakest supervisor ({weakest})", 36))
         accuracy.set_ylabel("test accuracy")

@@ -2,17 +2,21 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import matplotlib as mpl
 import polars as pl
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.estimates import Options, is_oracle, methods_in_order
+from analysis.estimates import ORACLE_MARK, Options, is_oracle, methods_in_order
 from analysis.intervals import FEW_SEEDS
 
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -20,6 +24,8 @@ MAX_BANDS = 3
 """Bands drawn in one panel; more would hide the lines."""
 CEILING_COLOUR = "#1a1a1a"
 FLOOR_COLOUR = "#7a7a7a"
+_SHORT = 14
+"""Characters of a name that fits at the end of its line."""
 GRID_COLOUR = "#e6e6e6"
 TEXT_COLOUR = "#333333"
 NO_GAP_COLOUR = "#f2f2f2"
@@ -58,7 +64,15 @@ _STYLE = {
     "hatch.color": "#c8c8c8",
     "svg.hashsalt": "w2s",  # so that the same figure is the same file
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # text in a PDF stays text
 }
+PIXELS_PER_INCH = 160
+_FORMATS: Mapping[str, tuple[type[FigureCanvasBase], dict[str, Any]]] = {
+    "png": (FigureCanvasAgg, {"Software": None}),
+    "svg": (FigureCanvasSVG, {"Date": None, "Creator": None}),
+    "pdf": (FigureCanvasPdf, {"CreationDate": None, "Creator": None, "Producer": None}),
+}
+"""Kinds of files, and what of their metadata is left out so that equal figures are equal files."""
 
 
 @contextmanager
@@ -69,14 +83,19 @@ def style() -> Iterator[None]:
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """A figure as `png` and `svg`, the same bytes each time."""
+    """A figure as `png`, `svg` and `pdf`, the same bytes each time.
+
+    The canvases are asked directly: `savefig` would draw everything twice for each format, to find a layout that is
+    known after the first.
+    """
     rendered = {}
     with style():
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        figure.set_dpi(PIXELS_PER_INCH)
+        for kind, (canvas, metadata) in _FORMATS.items():
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            getattr(canvas(figure), f"print_{kind}")(buffer, metadata=metadata)
             rendered[kind] = buffer.getvalue()
-            figure.set_layout_engine("none")  # the layout found for the first serves the second
+            figure.set_layout_engine("none")  # the layout found for the first serves the others
     return rendered
 
 
@@ -107,6 +126,18 @@ def wrapped(label: str, width: int) -> str:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
+
+
+def label_of_oracles(methods: Iterable[str]) -> str:
+    """For a caption: what hollow points are, where there are any."""
+    return f" Hollow points, {ORACLE_MARK}: looked at ground truth; a diagnostic, no method." * any(
+        map(is_oracle, methods)
+    )
+
+
+def direct_labels(methods: Sequence[str]) -> bool:
+    """Whether methods are few and short enough for their names to stand at their lines instead of in a legend."""
+    return len(methods) <= MAX_BANDS and max(map(len, methods)) <= _SHORT
 
 
 def method_line(methods: Sequence[str], method: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.estimates import BOUNDS
 from analysis.plots.layout import panels
 from analysis.plots.marks import bar_limits
 from analysis.plots.style import (
@@ -23,10 +24,13 @@ from analysis.plots.style import (
 )
 
 MAX_STUDENTS = 3
-STOP_MARKS = {
-    "weak": ("v", "where weak early stopping would stop"),
-    "oracle": ("*", "where oracle early stopping would stop"),
+MARKS: dict[str, tuple[str, float, str]] = {
+    "weak": ("v", 7.0, "where weak early stopping would stop"),
+    "best": ("*", 11.0, "best test accuracy [oracle]"),
 }
+"""Points that are marked: marker, its size, and its words. Hollow: what looked at ground truth."""
+_NOTE_SHARE = 0.085
+"""Of the height of a panel: a line of its notes."""
 
 
 def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) -> Figure:
@@ -46,11 +50,14 @@ def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) 
         caption += f" {len(students)} of {len(every)} students are shown, evenly chosen; tables/training.csv has all."
     bands = len(present) <= MAX_BANDS
     if not bands:
-        training = training.filter(pl.col("point") == "step")
-        caption += " Intervals, and where early stopping would stop, are in tables/training.csv: here they would hide"
-        caption += " the lines."
-    elif set(training["point"]) & set(STOP_MARKS):
-        caption += " Marks of stops: means over seeds, each stopped at its own step."
+        training = training.filter(pl.col("point").is_in(["step", "best"]))
+        caption += " Intervals, and where weak early stopping would stop, are in tables/training.csv: here they would"
+        caption += " hide the lines."
+    caption += " Star, [oracle]: the evaluation with the best mean accuracy against ground truth on this test, a"
+    caption += " diagnostic of overfitting to weak labels"
+    caption += "; by how much it is above the last, in points." if bands else "."
+    if "weak" in set(training["point"]):
+        caption += " Triangle: mean over seeds, each stopped at its own step."
     with style():
         figure, axes = panels(
             f"During training, under the weakest supervisor ({weak})",
@@ -67,6 +74,8 @@ def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) 
                 for method in present:
                     _course(ax, quantity, rows.filter(pl.col("method") == method), methods, method, bands)
             _levels(axes[0, column], rows)
+            if bands:
+                _drops(axes[0, column], rows, present, methods)
             axes[0, column].set_title(wrapped(f"student {strong}", 38))
             axes[1, column].set_xlabel("share of training steps")
         for row, (quantity, words) in enumerate(
@@ -77,6 +86,8 @@ def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) 
             if quantity == "accuracy":
                 levels = [*training["supervisor_acc"], *training["ceiling_acc"]]
                 low, high = min(low, min(levels) - 0.01), max(high, max(levels) + 0.01)
+                if bands:
+                    low -= (high - low) * _NOTE_SHARE * (len(present) + 0.3)
             axes[row, 0].set_ylim(low, min(high, 1.005))
             axes[row, 0].set_xlim(0, 1.03)
     return figure
@@ -98,25 +109,42 @@ def _course(ax: Axes, quantity: str, rows: pl.DataFrame, methods: Sequence[str],
     if bands:
         low, high = steps[f"{quantity}_low"], steps[f"{quantity}_high"]
         ax.fill_between(x, low, high, color=look["color"], alpha=0.1, linewidth=0)
-    for point, (marker, _) in STOP_MARKS.items():
-        stop = rows.filter(pl.col("point") == point)
+    for point, (marker, size, _) in MARKS.items():
+        chosen = rows.filter(pl.col("point") == point)
         ax.plot(
-            stop["step_fraction"],
-            stop[quantity],
+            chosen["step_fraction"],
+            chosen[quantity],
             marker=marker,
-            color=method_colour(methods, method),
-            markeredgecolor="black",
-            markeredgewidth=0.6,
-            markersize=7 if marker == "v" else 9.5,
+            **_mark(point, look["color"]),
+            markersize=size if bands else 0.75 * size,
             linestyle="",
             zorder=5,
         )
 
 
+def _mark(point: str, colour: str) -> dict[str, Any]:
+    """Filled with a black rim; what looked at ground truth hollow."""
+    if point == "best":
+        return {"color": colour, "markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
+    return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.6}
+
+
+def _drops(ax: Axes, rows: pl.DataFrame, present: Sequence[str], methods: Sequence[str]) -> None:
+    """Best minus last accuracy of each method in percentage points, in its colour, at the foot of the panel."""
+    best = {row["method"]: row for row in rows.filter(pl.col("point") == "best").to_dicts()}
+    shown = [method for method in present if method in best]
+    for line, method in enumerate(reversed(shown)):
+        value, low, high = (100 * best[method][f"drop{bound}"] + 0.0 for bound in BOUNDS)
+        at_last = best[method]["step_fraction"] == 1
+        text = "best is last" if at_last else f"best \u2212 last: {value:.1f} [{low:.1f}, {high:.1f}]"
+        at = (0.985, 0.02 + _NOTE_SHARE * line)
+        ax.text(*at, text, transform=ax.transAxes, ha="right", fontsize=7.5, color=method_colour(methods, method))
+
+
 def _levels(ax: Axes, rows: pl.DataFrame) -> None:
     """Supervisor and ceiling; several where methods have baselines of their own."""
     for name, colour in (("supervisor_acc", FLOOR_COLOUR), ("ceiling_acc", CEILING_COLOUR)):
-        for level in np.unique(rows[name].to_numpy()):
+        for level in np.unique(rows[name].to_numpy().round(3)):
             ax.axhline(level, color=colour, linestyle=(0, (4, 2)), linewidth=1.2)
 
 
@@ -126,8 +154,8 @@ def _handles(training: pl.DataFrame, present: Sequence[str], methods: Sequence[s
     handles += [Line2D([], [], **method_line(methods, method), markersize=3.2, label=method) for method in present]
     handles.append(Line2D([], [], color=FLOOR_COLOUR, linestyle=dash, label="weak supervisor"))
     points = set(training["point"])
-    for point, (marker, label) in STOP_MARKS.items():
+    for point, (marker, size, label) in MARKS.items():
         if point in points:
-            look: dict[str, Any] = {"color": "#bbbbbb", "markeredgecolor": "black", "linestyle": ""}
-            handles.append(Line2D([], [], **look, marker=marker, markersize=7 if marker == "v" else 9.5, label=label))
+            look = _mark(point, "#555555" if point == "best" else "#bbbbbb")
+            handles.append(Line2D([], [], **look, linestyle="", marker=marker, markersize=size, label=label))
     return handles

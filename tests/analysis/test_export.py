@@ -2,6 +2,7 @@ import polars as pl
 import pytest
 
 import analysis
+from analysis.results import load as load_results
 
 
 @pytest.fixture
@@ -13,19 +14,19 @@ def store(writer, small_world):
 @pytest.mark.parametrize("table", ["runs", "pairs"])
 def test_a_parquet_export_is_the_table(store, tmp_path, table):
     out = analysis.export(store, tmp_path / "new" / "out.parquet", table)
-    assert pl.read_parquet(out).equals(getattr(analysis.load(store), table))
+    assert pl.read_parquet(out).equals(getattr(load_results(store), table))
 
 
 def test_a_csv_export_has_the_same_rows_and_columns(store, tmp_path):
     table = pl.read_csv(analysis.export(store, tmp_path / "out.csv", "pairs"))
-    pairs = analysis.load(store).pairs
+    pairs = load_results(store).pairs
     assert table.columns == pairs.columns
     assert table["pgr"].to_list() == pytest.approx(pairs["pgr"].to_list())
 
 
 def test_exported_pairs_say_whether_their_gap_can_be_told_from_zero(writer, small_world, tmp_path):
     writer.world(small_world(supervisor=(0.6, 0.9, 0.9), ceiling=(0.6, 0.9, 0.9), seeds=2, seed_sd=0.0))
-    results = analysis.load(writer.root)
+    results = load_results(writer.root)
     over_seeds = analysis.estimate(results).pairs.select("method", "weak", "strong", "has_gap")
     exported = pl.read_csv(analysis.export(writer.root, tmp_path / "out.csv", "pairs"))
     assert set(exported["has_gap"]) == {True, False}

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 import analysis
 from analysis import plots
-from analysis.plots.marks import at_least, dodge, log_ticks, told
+from analysis.plots.marks import at_least, dodge, log_ticks, minor_ticks, most_bars, told
 from analysis.plots.pgr import two_digits
-from analysis.plots.style import wrapped
+from analysis.plots.style import direct_labels, wrapped
+from analysis.plots.tasks import supervisors_in_order
 from analysis.plots.training import evenly
+from analysis.results import load as load_results
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.2))
@@ -38,7 +40,7 @@ def test_labels_that_collide_move_apart_evenly():
 
 
 def frames(store):
-    estimates = analysis.estimate(analysis.load(store), analysis.Options(draws=100))
+    estimates = analysis.estimate(load_results(store), analysis.Options(draws=100))
     section = estimates.sections[0][0].section
     curves = estimates.of(section, analysis.trends(estimates).curves)
     return estimates, estimates.pairs, estimates.ladder, curves
@@ -51,6 +53,18 @@ def test_a_figure_is_the_same_file_each_time(writer, small_world):
     assert plots.render(plots.plot_pgr_map(pairs, ladder, caption)) == plots.render(
         plots.plot_pgr_map(pairs, ladder, caption)
     )
+
+
+def test_a_figure_is_rendered_as_picture_and_as_vectors(writer, small_world):
+    writer.world(small_world(methods=("naive",), seeds=1))
+    _, pairs, ladder, curves = frames(writer.root)
+    figure = plots.plot_accuracy(pairs, ladder, curves, "")
+    rendered = plots.render(figure)
+    assert rendered["png"].startswith(b"\x89PNG")
+    assert rendered["pdf"].startswith(b"%PDF")
+    assert b"<svg" in rendered["svg"][:600]
+    width = int.from_bytes(rendered["png"][16:20], "big")  # of the IHDR chunk
+    assert width == int(figure.get_figwidth() * 160)
 
 
 def test_the_caption_gives_n_and_warns_of_few_seeds(writer, small_world):
@@ -151,6 +165,110 @@ def test_labels_of_a_log_axis_are_in_the_frame_and_apart(start, decades):
     assert ticks
     assert all(low <= tick <= high for tick in ticks)
     assert all(math.log10(b / a) >= 0.19 * decades - 1e-9 for a, b in pairwise(ticks))
+
+
+def test_minor_ticks_are_multiples_of_powers_of_ten_and_tenths_where_the_axis_is_short():
+    assert minor_ticks(8e9, 2.5e10) == pytest.approx([8e9, 9e9, 1e10, 2e10])
+    assert minor_ticks(1.95e9, 2.25e9) == pytest.approx([2.0e9, 2.1e9, 2.2e9])
+
+
+def test_long_bars_do_not_squeeze_the_estimates():
+    rows = {"d": [0.1, 0.0, -0.1] * 10, "d_low": [-0.2] * 29 + [-9.0], "d_high": [0.3] * 29 + [9.0]}
+    low, high = most_bars(pl.DataFrame(rows), "d")
+    assert (low, high) == pytest.approx((-0.72, 0.82))  # four bars of five, as much again, and the pad
+    far = pl.DataFrame({"d": [5.0, None], "d_low": [4.9, None], "d_high": [5.1, None]})
+    low, high = most_bars(far, "d")
+    assert low < 0
+    assert high > 5
+
+
+def test_short_names_stand_at_their_lines_and_long_ones_in_a_legend(writer, small_world):
+    assert direct_labels(["naive", "confidence"])
+    assert not direct_labels(["naive", "confidence(max_weight=0.75)"])
+    assert not direct_labels(["a", "b", "c", "d"])
+    writer.world(small_world(methods=("naive",), seeds=1))
+    _, pairs, ladder, curves = frames(writer.root)
+    figure = plots.plot_accuracy(pairs, ladder, curves, "")
+    assert figure.legends == []
+    assert {text.get_text() for text in figure.axes[0].texts} == {"ceiling", "naive", "supervisor"}
+    many = pairs.with_columns(method=pl.lit("confidence(max_weight=0.75)"))
+    figure = plots.plot_accuracy(many, ladder, curves, "")
+    assert figure.legends != []
+    assert list(figure.axes[0].texts) == []
+
+
+def test_methods_without_any_gap_have_no_empty_panel_but_are_named(writer, small_world):
+    writer.world(small_world(methods=("naive", "other"), seeds=1))
+    _, pairs, ladder, curves = frames(writer.root)
+    none = pl.when(pl.col("method") == "other").then(None).otherwise("pgr")
+    for figure in (
+        plots.plot_pgr(pairs.with_columns(pgr=none), ladder, curves, ""),
+        plots.plot_pgr_map(pairs.with_columns(pgr=none), ladder, ""),
+    ):
+        assert [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")] == ["naive"]
+        assert any("gap: other." in " ".join(text.get_text().split()) for text in figure.texts)
+
+
+def test_a_large_map_has_numbers_only():
+    models = [f"m{i}" for i in range(10)]
+    cells = [(i, j) for i in range(10) for j in range(i + 1, 10)]
+    pairs = pl.DataFrame(
+        [
+            {"method": m, "weak": models[i], "strong": models[j], "weak_rung": i, "strong_rung": j, "pgr": 0.5}
+            | {"pgr_low": 0.4, "pgr_high": 0.6}
+            for m in ("a", "b", "c")
+            for i, j in cells
+        ]
+    )
+    figure = plots.plot_pgr_map(pairs, pl.DataFrame(), "")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.50"] * len(cells)
+    assert figure.get_figwidth() < 14
+    assert any("tables/pairs.csv" in text.get_text() for text in figure.texts)
+
+
+def two_tasks(writer, small_world):
+    for number, task in enumerate(("a", "b")):
+        writer.world(small_world(task=task, methods=("naive",)), sweep=task, random_seed=number)
+    estimates = analysis.estimate(load_results(writer.root), analysis.Options(draws=100))
+    of = {
+        grouped.section.task: (
+            estimates.of(grouped.section, estimates.pairs),
+            estimates.of(grouped.section, estimates.ladder),
+        )
+        for grouped, _ in estimates.sections
+    }
+    return estimates, of
+
+
+def test_each_task_has_a_panel_with_its_ceiling_and_supervisors(writer, small_world):
+    _, of = two_tasks(writer, small_world)
+    figure = plots.plot_tasks(of, "naive", "")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["a", "b"]
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert labels == ["strong ceiling", "supervised by rung0", "rung1", "supervisor"]
+    for ax, (pairs, ladder) in zip(figure.axes, of.values(), strict=True):
+        drawn = {round(float(y), 9) for line in ax.lines for y in line.get_ydata()}
+        for frame, name in ((pairs, "student_acc"), (ladder, "ceiling_acc"), (ladder, "supervisor_acc")):
+            assert {round(value, 9) for value in frame[name].drop_nulls()} <= drawn
+        low, high = ax.get_ylim()
+        assert low < min(drawn) <= max(drawn) < high
+
+
+def test_median_over_tasks_has_a_line_per_supervisor(writer, small_world):
+    estimates, of = two_tasks(writer, small_world)
+    median = estimates.tasks.filter((pl.col("statistic") == "median") & pl.col("weak").is_not_null())
+    assert not median.is_empty()
+    (ax,) = plots.plot_tasks_pgr(median, of["a"][1], "").axes
+    drawn = {round(float(y), 9) for line in ax.lines if line.get_marker() == "o" for y in line.get_ydata()}
+    assert drawn == {round(value, 9) for value in median["pgr"]}
+    (empty,) = plots.plot_tasks_pgr(median.with_columns(pgr=pl.lit(None, pl.Float64)), of["a"][1], "").axes
+    assert [text.get_text() for text in empty.texts] == ["no pair with a gap in any task"]
+
+
+def test_supervisors_of_several_tasks_are_ordered_by_mean_rung():
+    one = pl.DataFrame({"weak": ["s", "m", "m"], "weak_rung": [0, 1, 1]})
+    other = pl.DataFrame({"weak": ["m", "s"], "weak_rung": [0, 2]})
+    assert supervisors_in_order([one, other]) == ["m", "s"]
 
 
 def test_a_narrow_log_axis_has_labels_between_powers_of_ten():

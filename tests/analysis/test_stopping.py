@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analysis
+from analysis.results import load as load_results
 from analysis.stopping import Stop, available_steps, stop_step, weak_labels
 
 IDS = [f"e{i}" for i in range(4)]
@@ -115,7 +116,7 @@ def stopped_store(writer, small_world):
 
 
 def test_pairs_are_scored_at_the_step_that_their_rule_chooses(stopped_store):
-    results = analysis.load(stopped_store)
+    results = load_results(stopped_store)
     assert results.problems == ()
     assert results.pairs.height == 3 * 4
     for row in results.pairs.to_dicts():
@@ -131,7 +132,7 @@ def test_pairs_are_scored_at_the_step_that_their_rule_chooses(stopped_store):
 
 
 def test_one_student_in_several_pairs_keeps_its_gap_and_its_final_score(stopped_store):
-    results = analysis.load(stopped_store)
+    results = load_results(stopped_store)
     estimates = analysis.estimate(results, analysis.Options(draws=100))
     assert estimates.pairs.group_by("weak", "strong").agg(pl.col("gap").n_unique())["gap"].to_list() == [1] * 3
     assert set(estimates.methods.filter("oracle")["method"]) == {
@@ -147,7 +148,7 @@ def test_a_student_that_cannot_be_stopped_leaves_its_other_pairs(stopped_store):
     path = stopped_store / "sweeps" / "sweep" / "manifest.parquet"
     rows = pl.read_parquet(path)
     rows.with_columns(stop=pl.col("stop").replace("weak", "luck")).write_parquet(path)
-    results = analysis.load(stopped_store)
+    results = load_results(stopped_store)
     assert results.pairs.height == 3 * 3
     assert results.missing["method"].unique().to_list() == ["early_stop(weak)"]
     assert results.missing["student_state"].unique().to_list() == ["without a step to stop at"]
@@ -155,7 +156,7 @@ def test_a_student_that_cannot_be_stopped_leaves_its_other_pairs(stopped_store):
 
 
 def test_the_report_explains_the_mark_of_oracles_and_keeps_it(stopped_store):
-    results = analysis.load(stopped_store)
+    results = load_results(stopped_store)
     lines = analysis.summary(results, analysis.estimate(results, analysis.Options(draws=100)))
     (explained,) = [line for line in lines if line.startswith("[oracle] marks")]
     assert "ground truth" in explained
@@ -164,7 +165,7 @@ def test_the_report_explains_the_mark_of_oracles_and_keeps_it(stopped_store):
 
 def test_without_an_oracle_nothing_explains_the_mark(writer, small_world):
     writer.world(small_world(seeds=1))
-    results = analysis.load(writer.root)
+    results = load_results(writer.root)
     assert not any("[oracle]" in line for line in analysis.summary(results, analysis.estimate(results)))
 
 
@@ -172,6 +173,6 @@ def test_equal_steps_of_all_rules_when_there_is_one_evaluation(writer, small_wor
     writer.world(small_world(methods=("naive",), seeds=1, rungs=2, n_other=20, evaluations=1))
     path = writer.root / "sweeps" / "sweep" / "manifest.parquet"
     pl.read_parquet(path).with_columns(stop=pl.lit("weak")).write_parquet(path)
-    pairs = analysis.load(writer.root).pairs
+    pairs = load_results(writer.root).pairs
     assert pairs["stop_step"].to_list() == [10]
     assert np.isfinite(pairs["student_acc"].to_numpy()).all()

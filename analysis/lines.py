@@ -1,0 +1,115 @@
+"""What is measured along the strong models of a section, at its estimate and in the joint draws.
+
+A *line* holds the students of one method under one supervisor, from the first model larger than the supervisor on.
+Curves within the measured range (`analysis.trends`) and beyond it (`analysis.extrapolation`) are fitted to lines.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.frames import OWN
+from analysis.grouping import Cell, Pair, SectionDraws, SectionPairs
+from analysis.intervals import Interval, interval_of_draws
+from analysis.rows import agreements
+
+REFITS = 200
+"""Joint draws that are refitted for a band."""
+KINDS = 3
+"""Of draws: examples and seeds varying, examples only, seeds only."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Quantities at their estimate and in the three kinds of draws, shapes (value,) and (draw, value)."""
+
+    estimate: np.ndarray
+    both: np.ndarray
+    examples: np.ndarray
+    seeds: np.ndarray
+    n_seeds: int
+
+    @classmethod
+    def of(cls, kinds: Iterable[np.ndarray], n_seeds: int) -> "Values":
+        estimate, both, examples, seeds = kinds
+        return cls(estimate, both, examples, seeds, n_seeds)
+
+    def interval(self, level: float) -> Interval:
+        return interval_of_draws(
+            self.estimate, both=self.both, examples=self.examples, seeds=self.seeds, n_seeds=self.n_seeds, level=level
+        )
+
+    def kinds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.estimate, self.both, self.examples, self.seeds
+
+    def part(self, index: int) -> "Values":
+        """One value alone."""
+        return Values.of((kind[..., index : index + 1] for kind in self.kinds()), self.n_seeds)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Students of one method under one supervisor, by growing compute."""
+
+    method: str
+    weak: str
+    pairs: tuple[Pair, ...]
+    x: np.ndarray
+    """Of the strong models, shape (pair,)."""
+
+    @property
+    def own_baseline(self) -> bool:
+        """Whether its supervisor or ceilings are not the grid's."""
+        return any(pair.baseline != OWN for pair in self.pairs)
+
+    @property
+    def supervisor(self) -> Cell | None:
+        """The supervisor of all students, None where it depends on the student."""
+        cells = {pair.supervisor for pair in self.pairs}
+        return cells.pop() if len(cells) == 1 else None
+
+
+def lines_of(grouped: SectionPairs, x: Mapping[str, float]) -> list[Line]:
+    """All lines of a section, by method and supervisor."""
+    by_line: dict[tuple[str, str], list[Pair]] = {}
+    for pair in grouped.pairs:
+        if x[pair.strong] > x[pair.weak]:
+            by_line.setdefault((pair.method, pair.weak), []).append(pair)
+    lines = []
+    for (method, weak), pairs in sorted(by_line.items()):
+        pairs.sort(key=lambda pair: x[pair.strong])
+        lines.append(Line(method, weak, tuple(pairs), np.array([x[pair.strong] for pair in pairs])))
+    return lines
+
+
+def accuracies_of(drawn: SectionDraws, cells: Iterable[Cell]) -> Values:
+    """Accuracy of each cell."""
+    return _values(drawn, [("right", cell) for cell in cells], lambda columns: columns)
+
+
+def agreements_of(drawn: SectionDraws, pairs: Iterable[Pair]) -> tuple[Values, Values, Values]:
+    """Agreement of each pair: overall, where the supervisor is right, where it is wrong."""
+    pairs = list(pairs)
+    keys = [key for pair in pairs for key in pair.agreement_keys]
+
+    def statistic(columns: np.ndarray) -> np.ndarray:
+        return agreements(columns.reshape(*columns.shape[:-1], len(pairs), 3))
+
+    split = _values(drawn, keys, statistic)
+    parts = (Values.of((kind[..., i] for kind in split.kinds()), split.n_seeds) for i in range(3))
+    first, second, third = parts
+    return first, second, third
+
+
+def _values(drawn: SectionDraws, keys: list[tuple], statistic: Callable[[np.ndarray], np.ndarray]) -> Values:
+    index = [drawn.column[key] for key in keys]
+    draws = drawn.draws.first(REFITS)
+    estimate, examples, seeds = draws.estimate[index], draws.examples[:, index], draws.seeds[:, index]
+    return Values(
+        statistic(estimate),
+        statistic(estimate + examples + seeds),
+        statistic(estimate + examples),
+        statistic(estimate + seeds),
+        int(draws.n_seeds[index].min()),
+    )
