@@ -31,6 +31,8 @@ _BEYOND = (0, (4, 2))
 _MARK = "#8a8a8a"
 _LOG_Y_FROM = 20.0
 """Ratio of the largest to the smallest value from which y is drawn on a log axis."""
+_LONGEST_NAME = 28
+"""Characters of a name beside a curve."""
 
 
 def plot_curves(fits: "Fits", *, to: float | None = None) -> Figure:
@@ -203,7 +205,7 @@ def _ends(curves: Sequence["Curve"], to: float | None) -> list[tuple[float, str,
     for curve, colour in zip(curves, _colours(curves), strict=True):
         assert curve.points is not None
         y = float(curve.points.y[-1]) if curve.forecast is None else float(curve.line(to, size=2)["y"][-1])
-        ends.append((y, wrapped(_short(curve), 24), colour))
+        ends.append((y, _values(curve), colour))
     return ends
 
 
@@ -256,3 +258,10 @@ def _median(values: pl.Series) -> float | None:
 def error(value: float | None) -> str:
     """A root mean squared log error in words."""
     return "–" if value is None else f"{value:.3g}"
+
+
+def _values(curve: "Curve") -> str:
+    """A name of one line for the margin: what tells the curves apart, without the names of the columns."""
+    parts = [part.split("=", 1)[1] for part in curve.label.split(", ") if "=" in part]
+    name = ", ".join(parts)
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "\u2026"

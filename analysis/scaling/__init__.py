@@ -11,5 +11,6 @@
 | `losses`, `solver` | what fits minimise, and how |
 | `fitting`, `uncertainty` | one fit with a diagnosis; resampling and profiles |
 | `choice`, `forecast` | tests at inner origins, stacking, bands beyond the data, held-out scores |
-| `tables` | many curves of one table |
+| `tables`, `surfaces` | many curves of one table; two variables |
+| `files` | tables in, folders out |
 """

@@ -224,8 +224,9 @@ def _m4_level(t: Array, alpha: Array) -> Array:
         error = np.minimum(w, 0) - soft + alpha * (np.maximum(w, 0) + soft) - t
         step = np.clip(error / ((1 - z) + alpha * z + 1e-300), -8, 8)
         w = w - step
-        if np.abs(step).max(initial=0) < 1e-9 * (1 + np.abs(w).max(initial=0)):
-            break  # the next step would be of the order of its square
+        # Convergence is quadratic, so the next step would be of the order of the square; beyond 40, z is 0 or 1.
+        if not np.any((np.abs(step) > 1e-6) & (np.abs(w) < 40)):
+            break
     return np.clip(w, -700, 700)
 
 

@@ -194,6 +194,8 @@ def undetermined(fit: Fit) -> list[str]:
         if index < fit.family.n_coefficients:
             if at_low and low[index] == 0 and name in ("E", "a", "low", "y_inf"):
                 notes.append(f"{name} is at its bound 0: a floor cannot be told from none")
+            elif at_high and high[index] == 1:
+                notes.append(f"{name} is at its bound 1: the asymptote cannot be told from 1")
             elif at_low and low[index] == 0 and fit.family.n_variables == 2:
                 # The term is absent, so nothing is known of its exponent.
                 partner = fit.family.thetas[index - 1]

@@ -87,7 +87,7 @@ def solve(
 def _better_half(
     family: Family, u: Array, y: Array, w: Array, loss: Loss, bounds: tuple[Array, Array], found: Array
 ) -> Array:
-    """The starts that are best after a few steps, moved by them, shape (fit, start, parameter) -> (fit, half, parameter)."""
+    """The starts that are best after a few steps, moved by them, (fit, start, parameter) -> (fit, half, parameter)."""
     n_fits, n_starts, n_parameters = found.shape
     repeat = np.repeat(np.arange(n_fits), n_starts)
     flat = found.reshape(-1, n_parameters)
@@ -260,10 +260,10 @@ def _bend(
     scale: Array,
     bounds: tuple[Array, Array],
 ) -> Array:
-    """Second-order part of steps, shape (fit, parameter): where the curve would go if the step were followed around its bend.
+    """Second-order part of steps, shape (fit, parameter), which follows the bend of a valley.
 
-    The curve's second derivative along the step, by a difference, takes the place of the residual in the step's own equations;
-    none where it is not small beside the step (Transtrum and Sethna 2012, section 3).
+    The curve's second derivative along the step, by a difference, takes the place of the residual in the step's own
+    equations; zero where the result is not small beside the step (Transtrum and Sethna 2012, section 3).
     """
     probe = np.clip(own + _PROBE * step, *bounds)
     along = (probe - own) / _PROBE

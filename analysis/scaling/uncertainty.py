@@ -52,7 +52,9 @@ def resample(fit: Fit, kind: Kind = "residuals", *, draws: int = DEFAULT_DRAWS, 
         counts, degrees = _counts(fit, kind, draws, rng)
         weights = w * counts
     bounds = bounds_of(points, fit.family)
-    solution = solve(fit.family, u, y, weights, fit.loss, bounds=bounds, starts=fit.parameters[None])
+    # Resamples are like the points: the optimum and the one best grid point are starts enough.
+    family = replace(fit.family, n_polished=1)
+    solution = solve(family, u, y, weights, fit.loss, bounds=bounds, starts=fit.parameters[None])
     return replace(fit, draws=solution.parameters, degrees=degrees)
 
 
