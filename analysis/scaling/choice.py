@@ -9,6 +9,7 @@ Candidates are then *stacked*: each gets a weight inverse to its mean squared er
 both in units of what was *at stake*: the range of y seen, times how many of the seen ranges of log x a target lies
 beyond. A candidate with at most three parameters that stands now but stood at no origin, for want of levels, counts as
 the median one. Weights of few origins are noisy; one imagined target at which all are equal is added.
+Bounds of fits (whether all y are shares) and the scale of errors are those of all points given, also at inner origins.
 
 How wrong the mixture was at the origins, in units of what was at stake, is also how wide its bands are beyond the data
 (`widening`). The three constants were chosen on one half of the curves of `benchmarks/extrapolation.py` and are judged

@@ -193,6 +193,7 @@ def forecast(
     Raises:
         AnalysisError: Unknown family, or too few points for it.
     """
+    asked = loss
     loss = loss or default_loss(points.y, counts=points.shares)
     choice = _choose(points, family, loss, horizon=test_ahead)
     fits: dict[str, Fit] = {}
@@ -214,7 +215,7 @@ def forecast(
         members=tuple(members),
         baselines={name: choice.weights[name] for name in BASELINES if name in choice.weights and name not in fits},
         widened=choice.widened,
-        tests=held_out(points, family, loss, ahead=test_ahead),
+        tests=held_out(points, family, asked, ahead=test_ahead),
         diagnosis=members[0].fit.diagnosis,
     )
 
@@ -265,14 +266,13 @@ def held_out(
     Args:
         points: Of one curve.
         family: As in `forecast`.
-        loss: As in `forecast`.
+        loss: As in `forecast`; by default what suits the y that are shown at each origin.
         ahead: Most levels to hide. At least three are always shown.
         every: Also each candidate by itself; else only the choice and the two baselines.
 
     Returns:
         One row per predictor, origin and hidden level (`TEST_SCHEMA`); bands are those of new observations.
     """
-    loss = loss or default_loss(points.y, counts=points.shares)
     rows: list[dict[str, Any]] = []
     for hide in range(1, ahead + 1):
         rows += _hidden_rows(points, points.n_levels - hide, family, loss, every=every)
@@ -281,11 +281,10 @@ def held_out(
 
 def predicted_rows(train: Points, test: Points, family: str = AUTO, loss: Loss | None = None) -> pl.DataFrame:
     """The same for points that were set apart beforehand, of any x: one row per predictor and level of `test`."""
-    loss = loss or default_loss(train.y, counts=train.shares)
     return pl.DataFrame(_rows(train, test.means(), family, loss, every=False), schema=TEST_SCHEMA)
 
 
-def _hidden_rows(points: Points, shown: int, family: str, loss: Loss, *, every: bool) -> list[dict[str, Any]]:
+def _hidden_rows(points: Points, shown: int, family: str, loss: Loss | None, *, every: bool) -> list[dict[str, Any]]:
     if shown < MIN_LEVELS:
         return []
     levels = points.levels[:, 0]
@@ -294,9 +293,10 @@ def _hidden_rows(points: Points, shown: int, family: str, loss: Loss, *, every: 
     return _rows(train, means.take(means.x[:, 0] > levels[shown - 1]), family, loss, every=every)
 
 
-def _rows(train: Points, test: Points, family: str, loss: Loss, *, every: bool) -> list[dict[str, Any]]:
+def _rows(train: Points, test: Points, family: str, loss: Loss | None, *, every: bool) -> list[dict[str, Any]]:
     if family != AUTO and family_named(family).n_parameters > train.n_levels - 2:
         return []
+    loss = loss or default_loss(train.y, counts=train.shares)
     shown = train.n_levels
     standing = candidates(train) if family == AUTO else [family_named(family)]
     inner = inner_test(train, standing, loss, horizon=len(test))

@@ -34,6 +34,9 @@ class Loss:
     delta: float = DEFAULT_DELTA
     """Of `huber_log`: errors of log y beyond it count linearly. Infinite: squared errors of the logarithm."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", LossName(self.name))  # a plain string is as good
+
     @property
     def words(self) -> str:
         """For people."""

@@ -99,6 +99,8 @@ def points_of(
         _refuse(counts <= 0, frame, n, prefix, "n is a number of examples, so it must be above zero")
         _refuse_percent(ys, frame, y, prefix)
     order = np.lexsort((ys, *xs.T[::-1]))
+    if seed:
+        _refuse(frame[seed].is_null().to_numpy(), frame, seed, prefix, "every point must say which repetition it is of")
     seeds = frame[seed].to_numpy() if seed else None
     return Points(
         xs[order], ys[order], None if counts is None else counts[order], None if seeds is None else seeds[order]

@@ -63,8 +63,8 @@ def _new_noise(fit: Fit, u: Array, w: Array, draws: int, rng: np.random.Generato
     if fit.loss.shares:
         assert fit.points.n is not None
         # Rounded, because means over seeds may have counts that are not whole.
-        drawn = rng.binomial(np.maximum(np.rint(fit.points.n), 1).astype(np.int64), f, size=(draws, f.size))
-        noise = drawn / np.maximum(np.rint(fit.points.n), 1) - f
+        f, n = np.clip(f, 0, 1), np.maximum(np.rint(fit.points.n), 1)
+        noise = rng.binomial(n.astype(np.int64), f, size=(draws, f.size)) / n - f
         return np.clip(f + np.sqrt(fit.dispersion) * noise, 0, 1)
     if fit.degrees <= 0:
         raise AnalysisError(
@@ -74,11 +74,12 @@ def _new_noise(fit: Fit, u: Array, w: Array, draws: int, rng: np.random.Generato
     residual = fit.residuals * np.sqrt(w) / np.sqrt(np.maximum(1 - leverage, 0.05))
     residual = residual - np.average(residual)
     spread = np.sqrt(np.mean(residual**2))
-    if f.size < 12 and spread > 0:
-        # A handful of residuals has a handful of values; normal noise of their spread is smoother and no less known.
-        noise = rng.standard_normal((draws, f.size)) * spread
+    if f.size < 12 or spread == 0:
+        # A handful of residuals has a handful of values; normal noise of their dispersion is smoother, no less known.
+        noise = rng.standard_normal((draws, f.size)) * fit.dispersion
     else:
-        noise = rng.choice(residual, size=(draws, f.size))
+        # Of the dispersion that the degrees of freedom belong to: corrections point by point give it on average only.
+        noise = rng.choice(residual * (fit.dispersion / spread), size=(draws, f.size))
     return fit.loss.shifted(f, noise / np.sqrt(w))
 
 
@@ -105,11 +106,13 @@ def _counts(fit: Fit, kind: Kind, draws: int, rng: np.random.Generator) -> tuple
         size = seeds.size
         if size < 2:
             raise AnalysisError("resampling seeds needs at least two of them, there is one")
+    # One seed fewer than there are: the variance over seeds is then S / (S - 1) times larger, and without bias.
+    drawn = size if kind == "cases" else size - 1
     levels, level = np.unique(points.x, axis=0, return_inverse=True)
     rows: list[Array] = []
     tried = 0
     while sum(map(len, rows)) < draws:
-        counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)[:, labels]
+        counts = rng.multinomial(drawn, np.full(size, 1 / size), size=draws)[:, labels]
         present = np.stack([np.bincount(level.ravel(), weights=row, minlength=len(levels)) > 0 for row in counts])
         rows.append(counts[present.sum(axis=1) >= needed])
         tried += 1
@@ -201,7 +204,8 @@ class Profile:
         return not (self.open_low or self.open_high)
 
 
-_BISECTIONS = 40
+_BISECTIONS = 22
+"""Of brackets no wider than the interval: ends to six digits."""
 
 
 def profiles(fit: Fit, level: float = 0.95) -> list[Profile]:
@@ -216,8 +220,10 @@ def profiles(fit: Fit, level: float = 0.95) -> list[Profile]:
     if degrees <= 0:
         return []
     u, w = fit.position(fit.points.x), weights_of(fit.points, fit.loss)
-    quantile = f_distribution.ppf(level, 1, fit.degrees if np.isfinite(fit.degrees) else 1e9)
-    threshold = fit.objective + 0.5 * quantile * _quasi_dispersion(fit, u, w)
+    # Not the degrees of the draws, which may be of seeds; without excess over binomial noise nothing was estimated.
+    known = fit.loss.shares and fit.dispersion == 1.0
+    quantile = f_distribution.ppf(level, 1, 1e9 if known else degrees)
+    threshold = fit.objective + 0.5 * quantile * _quasi_dispersion(fit, w, degrees)
     low, high = bounds_of(fit.points, fit.family)
     natural = [parameter for parameter in fit.family.natural if parameter.index is not None]
     jobs = [(parameter, sign) for parameter in natural for sign in (-1, 1)]
@@ -282,13 +288,13 @@ def profiles(fit: Fit, level: float = 0.95) -> list[Profile]:
     return found
 
 
-def _quasi_dispersion(fit: Fit, u: Array, w: Array) -> float:
+def _quasi_dispersion(fit: Fit, w: Array, degrees: int) -> float:
     """What twice the rise of the objective is divided by to be chi-squared."""
     if fit.loss.shares:
         return fit.dispersion
     if not fit.loss.positive or not np.isfinite(fit.loss.delta):
         return fit.dispersion**2
     residual = np.abs(fit.residuals)
-    psi2 = np.sum(w * np.minimum(residual, fit.loss.delta) ** 2) / fit.degrees
+    psi2 = np.sum(w * np.minimum(residual, fit.loss.delta) ** 2) / degrees
     inside = np.sum(w * (residual <= fit.loss.delta)) / np.sum(w)
     return float(psi2 / max(inside, 1 / len(fit.points)))

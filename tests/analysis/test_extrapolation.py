@@ -1,0 +1,269 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import analysis
+from analysis.extrapolation import (
+    BEYOND,
+    DERIVED,
+    DIRECT,
+    LEVELS,
+    MULTIPLES,
+    NO_SKILL,
+    NOT_TESTED,
+    PREDICTIONS_SCHEMA,
+    REACH,
+    SKILL_SCHEMA,
+    TESTS_SCHEMA,
+    extrapolate,
+)
+from analysis.results import load as load_results
+from analysis.scaling.choice import LAST, STRAIGHT
+
+OPTIONS = analysis.Options(draws=200)
+SEEN_KEY = ["quantity", "method", "weak", "predictor", "strong", "shown", "x"]
+BANDS = [f"y_{side}_{level * 100:.0f}" for level in LEVELS for side in ("low", "high")]
+
+
+def of_world(store_writer, root, world):
+    root.mkdir()
+    writer = store_writer(root)
+    writer.world(world)
+    estimates = analysis.estimate(load_results(root), OPTIONS)
+    return estimates, extrapolate(estimates)
+
+
+@pytest.fixture(scope="module")
+def six(small_world):
+    """Six rungs: the weakest supervisor has five students, so that two models can be hidden."""
+    return small_world(rungs=6, seeds=3, n_test=1200, methods=("naive",))
+
+
+@pytest.fixture(scope="module")
+def reference(store_writer, tmp_path_factory, six):
+    return of_world(store_writer, tmp_path_factory.mktemp("six") / "store", six)
+
+
+def worse_top(method: str, weak: int, strong: int) -> float:
+    """PGR as in `six` but for the students of the largest model, which learn little."""
+    return 0.1 if strong == 5 else 0.72 - 0.08 * (strong - weak - 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pgr": worse_top},
+        {"ceiling": (0.646, 0.726, 0.790, 0.850, 0.908, 0.999)},
+        {"ceiling": (0.646, 0.726, 0.790, 0.850, 0.908, 0.94), "pgr": worse_top},
+    ],
+    ids=["students", "ceiling", "both"],
+)
+def test_results_of_a_hidden_model_change_no_prediction_for_it(reference, six, store_writer, tmp_path, change):
+    """All origins hide the largest model: whatever was measured on it, estimates and bands stay the same numbers."""
+    _, before = reference
+    _, after = of_world(store_writer, tmp_path / "store", replace(six, **change))
+    columns = [*SEEN_KEY, "y", *BANDS]
+    assert_frame_equal(after.tests.select(columns), before.tests.select(columns), check_exact=True)
+    hidden = pl.col("strong") == "rung5"
+    changed = before.tests.join(after.tests, on=SEEN_KEY, nulls_equal=True).filter(
+        pl.col("observed") != pl.col("observed_right")
+    )
+    assert changed.height > 0
+    assert changed.filter(~hidden).is_empty()
+
+
+def test_no_result_beyond_an_origin_changes_its_predictions(reference, six, store_writer, tmp_path):
+    """The two largest models differ: predictions from three students of the weakest supervisor, which precede both,
+    do not."""
+    _, before = reference
+    other = replace(
+        six,
+        ceiling=(0.646, 0.726, 0.790, 0.850, 0.93, 0.98),
+        pgr=lambda method, weak, strong: 0.3 if strong >= 4 else 0.72 - 0.08 * (strong - weak - 1),
+    )
+    _, after = of_world(store_writer, tmp_path / "store", other)
+    columns = [*SEEN_KEY, "y", *BANDS]
+
+    def earliest(found):
+        return found.tests.filter((pl.col("shown") == 3) & (pl.col("weak").is_null() | (pl.col("weak") == "rung0")))
+
+    assert set(earliest(before)["quantity"]) == {"student", "ceiling", "pgr"}
+    assert_frame_equal(earliest(after).select(columns), earliest(before).select(columns), check_exact=True)
+
+
+def test_accuracies_are_predicted_alike_whether_or_not_a_hidden_pair_has_a_gap(reference, six, store_writer, tmp_path):
+    """A ceiling of the largest model at the level of the weakest supervisor takes the gaps away, and PGR with them."""
+    _, before = reference
+    low = replace(six, ceiling=(0.646, 0.726, 0.790, 0.850, 0.908, 0.65))
+    estimates, after = of_world(store_writer, tmp_path / "store", low)
+    assert not estimates.pairs.filter(pl.col("strong") == "rung5")["has_gap"].any()
+    columns = [*SEEN_KEY, "y", *BANDS]
+    accuracies = pl.col("quantity") != "pgr"
+    assert_frame_equal(
+        after.tests.filter(accuracies).select(columns),
+        before.tests.filter(accuracies).select(columns),
+        check_exact=True,
+    )
+    assert "rung5" not in set(after.tests.filter(~accuracies)["strong"])
+    assert "pgr" not in set(after.predictions["quantity"])
+
+
+def test_predictions_beyond_the_data_do_follow_the_largest_model(reference, six, store_writer, tmp_path):
+    """Without this, the tests above would pass for predictions that look at nothing."""
+    _, before = reference
+    _, after = of_world(store_writer, tmp_path / "store", replace(six, pgr=worse_top))
+
+    def last(found):
+        return found.predictions.filter((pl.col("quantity") == "student") & (pl.col("reach") > REACH * 0.999))["y"]
+
+    assert np.all(last(after).to_numpy() < last(before).to_numpy())
+
+
+def test_derived_pgr_at_hidden_models_is_computed_from_predicted_accuracies(reference):
+    estimates, found = reference
+    by = found.tests.filter(pl.col("predictor") == DERIVED)
+    rows = by.filter(pl.col("quantity") == "pgr")
+    assert set(rows["weak"]) >= {"rung0", "rung1"}
+    weak_acc = dict(estimates.pairs.select("weak", "weak_acc").iter_rows())
+    students = by.filter(pl.col("quantity") == "student")
+    ceilings = by.filter(pl.col("quantity") == "ceiling")
+    for row in rows.to_dicts():
+        same = (pl.col("strong") == row["strong"]) & (pl.col("ahead") == row["ahead"])
+        student = students.filter(same & (pl.col("weak") == row["weak"]))["y"].item()
+        ceiling = ceilings.filter(same)["y"].item()
+        weak = weak_acc[row["weak"]]
+        assert row["y"] == pytest.approx((student - weak) / (ceiling - weak))
+
+
+def test_derived_pgr_beyond_the_data_is_computed_from_predicted_accuracies(reference):
+    estimates, found = reference
+    by = found.predictions.filter((pl.col("predictor") == DERIVED) & (pl.col("quantity") != "ceiling"))
+    wide = by.pivot(on="quantity", index=["weak", "x"], values="y").drop_nulls()
+    ceiling = found.predictions.filter(pl.col("quantity") == "ceiling").select("x", ceiling="y")
+    weak = estimates.pairs.select("weak", "weak_acc").unique()
+    wide = wide.join(ceiling, on="x").join(weak, on="weak")
+    assert wide.filter(pl.col("weak") == "rung0").height == MULTIPLES.size
+    expected = (wide["student"] - wide["weak_acc"]) / (wide["ceiling"] - wide["weak_acc"])
+    np.testing.assert_allclose(wide["pgr"], expected)
+
+
+def test_what_was_observed_is_the_measured_pair(reference):
+    estimates, found = reference
+    pairs = estimates.pairs.select("weak", "strong", "student_acc", "pgr", "ceiling_acc", "strong_x")
+    tests = found.tests.filter(pl.col("quantity").is_in(["student", "pgr"])).join(pairs, on=["weak", "strong"])
+    for quantity, column in (("student", "student_acc"), ("pgr", "pgr")):
+        rows = tests.filter(pl.col("quantity") == quantity)
+        assert rows.height > 0
+        np.testing.assert_allclose(rows["observed"], rows[column])
+        np.testing.assert_allclose(rows["x"], rows["strong_x"])
+
+
+def test_the_last_value_baseline_is_the_last_value(reference):
+    estimates, found = reference
+    rows = found.tests.filter(
+        (pl.col("quantity") == "student") & (pl.col("predictor") == LAST) & (pl.col("weak") == "rung0")
+    )
+    measured = estimates.pairs.filter(pl.col("weak") == "rung0").sort("strong_rung")["student_acc"].to_list()
+    assert sorted(rows.select("shown", "strong").iter_rows()) == [(3, "rung4"), (3, "rung5"), (4, "rung5")]
+    assert rows["y"].to_list() == pytest.approx([measured[shown - 1] for shown in rows["shown"]])
+
+
+@pytest.mark.parametrize("frame", ["predictions", "tests"])
+def test_bands_are_nested_and_hold_the_estimate(reference, frame):
+    _, found = reference
+    rows = getattr(found, frame).filter(~pl.col("predictor").is_in([LAST, STRAIGHT]))
+    assert rows.height > 0
+    order = ["y_low_95", "y_low_80", "y_low_50", "y", "y_high_50", "y_high_80", "y_high_95"]
+    assert np.all(np.diff(rows.select(order).to_numpy(), axis=1) >= -1e-12)
+    shares = rows.filter(pl.col("quantity") != "pgr")
+    assert shares["y_low_95"].min() >= 0  # type: ignore[operator]
+    assert shares["y_high_95"].max() <= 1  # type: ignore[operator]
+
+
+def test_bands_widen_with_the_distance(reference):
+    _, found = reference
+    for _, rows in found.predictions.filter(pl.col("quantity") == "student").group_by("weak"):
+        width = (rows.sort("x")["y_high_50"] - rows.sort("x")["y_low_50"]).to_numpy()
+        assert width[-1] > width[0]
+
+
+def test_inside_says_whether_the_observed_is_in_the_band(reference):
+    _, found = reference
+    rows = found.tests.filter(pl.col("predictor").is_in([DERIVED, DIRECT]))
+    for level in ("50", "80", "95"):
+        inside = rows["observed"].is_between(rows[f"y_low_{level}"], rows[f"y_high_{level}"])
+        assert inside.to_list() == rows[f"inside_{level}"].to_list()
+
+
+def test_skill_is_the_error_of_the_tests_and_decides_the_status(reference):
+    _, found = reference
+    assert found.skill.height > 0
+    for row in found.skill.to_dicts():
+        mine = found.tests.filter(
+            (pl.col("quantity") == row["quantity"]) & pl.col("method").eq_missing(pl.lit(row["method"]))
+        )
+        own = mine.filter(pl.col("predictor") == row["predictor"])
+        key = ["weak", "strong", "shown"]
+        last = mine.filter(pl.col("predictor") == LAST).join(own.select(key), on=key, nulls_equal=True)
+
+        def rmse(rows):
+            return float(np.sqrt(np.mean((rows["y"] - rows["observed"]).to_numpy() ** 2)))
+
+        assert row["n"] == own.height == last.height
+        assert (row["rmse"], row["rmse_last"]) == pytest.approx((rmse(own), rmse(last)))
+        status = found.predictions.filter(
+            (pl.col("quantity") == row["quantity"]) & (pl.col("predictor") == row["predictor"])
+        )["status"].unique()
+        assert status.to_list() == [BEYOND if row["rmse"] < row["rmse_last"] else NO_SKILL]
+
+
+def test_predictions_reach_ten_times_the_largest_compute(reference):
+    estimates, found = reference
+    largest = estimates.ladder["pretrain_flops"].max()
+    for _, rows in found.predictions.group_by("quantity", "weak", "predictor"):
+        assert rows["reach"].is_sorted()
+        assert (rows["x"].min(), rows["x"].max()) == pytest.approx((largest, 10 * largest))
+
+
+def test_the_same_estimates_are_continued_to_the_same_numbers(reference):
+    estimates, found = reference
+    again = extrapolate(estimates)
+    assert_frame_equal(again.predictions, found.predictions, check_exact=True)
+    assert_frame_equal(again.tests, found.tests, check_exact=True)
+
+
+def test_three_students_are_continued_but_not_tested(store_writer, small_world, tmp_path):
+    _, found = of_world(store_writer, tmp_path / "store", small_world(rungs=4, methods=("naive",), n_test=800))
+    assert found.tests.is_empty()
+    assert set(found.predictions["status"]) == {NOT_TESTED}
+    assert set(found.predictions["weak"].drop_nulls()) == {"rung0"}
+
+
+def test_two_rungs_give_frames_without_rows(store_writer, small_world, tmp_path):
+    _, found = of_world(store_writer, tmp_path / "store", small_world(rungs=2))
+    for frame, schema in (
+        (found.predictions, PREDICTIONS_SCHEMA),
+        (found.tests, TESTS_SCHEMA),
+        (found.skill, SKILL_SCHEMA),
+    ):
+        assert frame.is_empty()
+        assert dict(frame.schema) == schema
+
+
+def test_without_a_gap_accuracies_are_continued_and_pgr_is_not(store_writer, small_world, tmp_path):
+    flat = (0.7,) * 6
+    world = small_world(rungs=5, supervisor=flat, ceiling=flat, seed_sd=0.0, methods=("naive",))
+    estimates, found = of_world(store_writer, tmp_path / "store", world)
+    assert not estimates.pairs["has_gap"].any()
+    assert set(found.predictions["quantity"]) == {"student", "ceiling"}
+    assert set(found.tests["quantity"]) == {"student", "ceiling"}
+
+
+def test_one_seed_is_enough(store_writer, small_world, tmp_path):
+    _, found = of_world(store_writer, tmp_path / "store", small_world(rungs=5, seeds=1, methods=("naive",)))
+    numbers = found.predictions.select("y", *BANDS).to_numpy()
+    assert numbers.size > 0
+    assert np.all(np.isfinite(numbers))
