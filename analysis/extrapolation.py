@@ -252,7 +252,7 @@ def continued(curve: _Curve, at: np.ndarray, *, with_noise: bool) -> Values:
     stake = at_stake(points, at, noise_of(points) if with_noise else 0.0)
     wide = widening(test, weights)
     # Students and ceilings err independently of each other, which makes bands of PGR wider than a shared error would.
-    rng = np.random.default_rng([curve.x.size, at.size, QUANTITIES.index(curve.key["quantity"])])
+    rng = np.random.default_rng([curve.x.size, QUANTITIES.index(curve.key["quantity"])])
     errors = (
         wide.factor
         * stake
@@ -263,16 +263,15 @@ def continued(curve: _Curve, at: np.ndarray, *, with_noise: bool) -> Values:
     return Values.of((in_range(points, scale.back(part)) for part in every), curve.values.n_seeds)
 
 
-def pgr_of(weak: Values, student: Values, ceiling: Values) -> Values | None:
-    """PGR of continued curves in every draw; None where the ceiling is not clearly above the supervisor."""
+def pgr_of(weak: Values, student: Values, ceiling: Values) -> Values:
+    """PGR of continued curves in every draw; NaN at targets where the ceiling is not clearly above the supervisor."""
     n_seeds = min(weak.n_seeds, student.n_seeds, ceiling.n_seeds)
     estimate, *kinds = weak.kinds()
     repeated = (estimate, *(np.repeat(kind, ERRORS_PER_DRAW, axis=0) for kind in kinds))
     parts = list(zip(repeated, student.kinds(), ceiling.kinds(), strict=True))
     gap = Values.of((c - w for w, _, c in parts), n_seeds).interval(0.95)
-    if np.any(gap.low <= 0):
-        return None
-    return Values.of((performance_gap_recovered(w, s, c) for w, s, c in parts), n_seeds)
+    unclear = np.where(gap.low > 0, 0.0, np.nan)
+    return Values.of((performance_gap_recovered(w, s, c) + unclear for w, s, c in parts), n_seeds)
 
 
 # --- beyond the data -------------------------------------------------------------------------------------------------
@@ -290,8 +289,7 @@ def _pgr_beyond(line: _Measured) -> list[dict[str, Any]]:
         return []
     at = line.student.x[-1] * MULTIPLES
     student, ceiling = (continued(curve, at, with_noise=False) for curve in (line.student, line.ceiling))
-    derived = pgr_of(line.weak, student, ceiling)
-    rows = [] if derived is None else _rows(line.pgr.key, DERIVED, at, derived)
+    rows = _rows(line.pgr.key, DERIVED, at, pgr_of(line.weak, student, ceiling))
     return rows + (_beyond(line.pgr) if line.pgr.x.size >= MIN_LEVELS else [])
 
 
@@ -301,6 +299,7 @@ def _rows(key: Mapping[str, Any], predictor: str, at: np.ndarray, values: Values
         {**key, "predictor": predictor, "x": float(x), "reach": float(x / at[0]), "y": float(values.estimate[i])}
         | {name: float(band[i]) for name, band in bands.items()}
         for i, x in enumerate(at)
+        if np.isfinite(values.estimate[i])
     ]
 
 
@@ -336,14 +335,15 @@ def _pgr_tests(line: _Measured) -> list[dict[str, Any]]:
         known, ceilings = int(np.sum(line.pgr.x <= top)), int(np.sum(line.ceiling.x <= top))
         if known == 0 or known == line.pgr.x.size or ceilings < MIN_LEVELS:
             continue
-        at = line.pgr.x[known:]
-        student = continued(line.student.first(shown), at, with_noise=True)
-        derived = pgr_of(line.weak, student, continued(line.ceiling.first(ceilings), at, with_noise=True))
-        if derived is not None:
-            rows += _test_rows(line.pgr, DERIVED, known, derived)
+        # Predicted at all hidden students: which of them have a gap is only asked when predictions are compared.
+        at = line.student.x[shown:]
+        with_gap = np.isin(at, line.pgr.x)
+        ceiling = continued(line.ceiling.first(ceilings), at, with_noise=True)
+        derived = pgr_of(line.weak, continued(line.student.first(shown), at, with_noise=True), ceiling)
+        rows += _test_rows(line.pgr, DERIVED, known, derived.only(with_gap))
         seen = line.pgr.first(known)
         if known >= MIN_LEVELS:
-            rows += _test_rows(line.pgr, DIRECT, known, continued(seen, at, with_noise=True))
+            rows += _test_rows(line.pgr, DIRECT, known, continued(seen, at, with_noise=True).only(with_gap))
         rows += _baseline_rows(line.pgr, seen, known)
     return rows
 
@@ -358,6 +358,8 @@ def _test_rows(curve: _Curve, predictor: str, shown: int, values: Values) -> lis
     bands = _bands(curve.key, values)
     rows = []
     for i, base in enumerate(_hidden(curve, predictor, shown)):
+        if not np.isfinite(values.estimate[i]):
+            continue  # no clear gap was predicted there
         row = base | {"y": float(values.estimate[i])} | {name: float(band[i]) for name, band in bands.items()}
         for level in LEVELS:
             name = f"{level * 100:.0f}"

@@ -43,6 +43,10 @@ class Values:
     def kinds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.estimate, self.both, self.examples, self.seeds
 
+    def only(self, keep: np.ndarray) -> "Values":
+        """Some of the values, by a mask."""
+        return Values.of((kind[..., keep] for kind in self.kinds()), self.n_seeds)
+
     def part(self, index: int) -> "Values":
         """One value alone."""
         return Values.of((kind[..., index : index + 1] for kind in self.kinds()), self.n_seeds)

@@ -119,7 +119,8 @@ def check(points: Points, family: Family, loss: Loss) -> None:
         raise AnalysisError("the binomial loss needs the number of examples behind each share; name its column")
     if family.link != "identity" and (points.y.min() < 0 or points.y.max() > 1):
         raise AnalysisError(
-            f"{family.name} is a curve of shares; y must lie in [0, 1], it goes from {points.y.min():g} to {points.y.max():g}"
+            f"{family.name} is a curve of shares; y must lie in [0, 1], "
+            f"it goes from {points.y.min():g} up to {points.y.max():g}"
         )
 
 

@@ -232,7 +232,7 @@ def polish(
         value = np.where(np.isnan(value), np.inf, value)
         better = value < objective[active]
         moved = np.where(better[:, None], trial, own)
-        gain = np.where(better, objective[active] - value, 0.0)
+        gain = np.subtract(objective[active], value, out=np.zeros_like(value), where=better)
         small_step = np.all(np.abs(trial - own) <= _STALLED * (np.abs(own) + 1e-3), axis=-1)
         crept[active] = np.where(better & (gain <= _CREEPING * np.abs(objective[active])), crept[active] + 1, 0)
         stuck = ~better & (damping[active] >= _LARGEST_DAMPING)

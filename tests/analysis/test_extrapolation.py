@@ -223,9 +223,12 @@ def test_skill_is_the_error_of_the_tests_and_decides_the_status(reference):
 def test_predictions_reach_ten_times_the_largest_compute(reference):
     estimates, found = reference
     largest = estimates.ladder["pretrain_flops"].max()
-    for _, rows in found.predictions.group_by("quantity", "weak", "predictor"):
+    for (quantity, _, predictor), rows in found.predictions.group_by("quantity", "weak", "predictor"):
         assert rows["reach"].is_sorted()
-        assert (rows["x"].min(), rows["x"].max()) == pytest.approx((largest, 10 * largest))
+        if quantity == "pgr" and predictor == "derived":  # only where the predicted gap is clear
+            assert rows["x"].min() >= largest * (1 - 1e-9) and rows["x"].max() <= 10 * largest * (1 + 1e-9)
+        else:
+            assert (rows["x"].min(), rows["x"].max()) == pytest.approx((largest, 10 * largest))
 
 
 def test_the_same_estimates_are_continued_to_the_same_numbers(reference):
