@@ -12,8 +12,8 @@ from sweep.inputs import Inputs
 from sweep.plan import Pair, Plan, Run
 from sweep.procedures import NotApplicableError, Setting, expand
 from sweep.runs import RunMaker
-from sweep.spec import Sweep
-from w2s.methods import Method, build_method, method_label
+from sweep.spec import MethodEntry, Sweep, entry_label, flattened
+from w2s.methods import Method, build_method
 
 
 def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
@@ -26,13 +26,17 @@ def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
     for seed in spec.seeds:
         for rung in spec.ladder.rungs:  # a ladder is useful without pairs: `w2s ladder`
             runs.base(rung, seed)
-    methods = [(method, method_label(method)) for method in map(build_method, spec.methods)]
+    methods = [
+        (runs.with_settings(entry.finetune), entry, build_method(entry), entry_label(entry)) for entry in spec.methods
+    ]
     pairs: list[Pair] = []
     skipped: Counter[tuple[str, str, str]] = Counter()
-    for setting in _grid(runs):
-        for method, label in methods:
+    for setting in grid(runs):
+        for own_runs, entry, method, label in methods:
             try:
-                pairs.append(_pair(runs, setting, method, label))
+                pairs.append(
+                    _pair(own_runs, with_own_ceiling(own_runs, entry, setting), method, label, runs.settings_id)
+                )
             except NotApplicableError as reason:
                 skipped[label, setting.task.spec.name, str(reason)] += 1
     used = {pair.method for pair in pairs}
@@ -45,7 +49,7 @@ def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
     return replace(plan, runs=_needed(plan))
 
 
-def _grid(runs: RunMaker) -> Iterator[Setting]:
+def grid(runs: RunMaker) -> Iterator[Setting]:
     """Every pair of rungs at every seed and task, before a method is chosen."""
     spec = runs.spec
     rungs = {rung.name: rung for rung in spec.ladder.rungs}
@@ -68,7 +72,19 @@ def _grid(runs: RunMaker) -> Iterator[Setting]:
                 )
 
 
-def _pair(runs: RunMaker, setting: Setting, method: Method, label: str) -> Pair:
+def with_own_ceiling(runs: RunMaker, entry: MethodEntry, setting: Setting) -> Setting:
+    """The setting with a ceiling that is finetuned as the entry's student is, where that is another one."""
+    if not (entry.finetune and entry.own_ceiling):
+        return setting
+    part = setting.ceiling.train_part or setting.part
+    ceiling = runs.ground_truth(setting.strong, setting.task, part, setting.seed)
+    if ceiling.run_id == setting.ceiling.run_id:
+        return setting
+    changed = ", ".join(f"{key}={value}" for key, value in flattened(entry.finetune).items())
+    return replace(setting, ceiling=ceiling, baseline=f"ceiling with {changed}")
+
+
+def _pair(runs: RunMaker, setting: Setting, method: Method, label: str, settings: str) -> Pair:
     student = expand(method, runs, setting)
     return Pair(
         task=setting.task.spec.name,
@@ -77,7 +93,7 @@ def _pair(runs: RunMaker, setting: Setting, method: Method, label: str) -> Pair:
         weak=setting.weak.name,
         strong=setting.strong.name,
         method=label,
-        settings=runs.settings_id,
+        settings=settings,
         part=setting.part,
         supervisor_id=student.setting.supervisor.run_id,
         student_id=student.run.run_id,

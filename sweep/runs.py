@@ -43,7 +43,13 @@ class RunMaker:
     spec: Sweep
     inputs: Inputs
     runs: dict[str, Run] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Finetuning settings of a method of its own, see `with_settings`."""
     _memo: dict[tuple, Any] = field(default_factory=dict)
+
+    def with_settings(self, overrides: Mapping[str, Any]) -> "RunMaker":
+        """One that adds to the same plan, with other finetuning settings; what they do not touch is the same run."""
+        return RunMaker(self.spec, self.inputs, self.runs, overrides) if overrides else self
 
     def _add(self, kind: Kind, identity: Any, **fields: Any) -> Run:
         run_id = f"{kind.replace('_', '-')}-{digest([FORMAT, kind, COMPONENTS[kind], identity])}"
@@ -113,7 +119,8 @@ class RunMaker:
     def settings_id(self) -> str:
         """One id for the sweep's settings with all rungs' overrides: a rung with its own is no other setting."""
         overrides = {rung.name: dict(rung.finetune) for rung in self.spec.ladder.rungs if rung.finetune}
-        return digest([self.spec.finetune.model_dump(mode="json"), overrides])[:8]
+        content = [self.spec.finetune.model_dump(mode="json"), overrides]
+        return digest([*content, dict(self.overrides)] if self.overrides else content)[:8]
 
     def _settings(
         self, rung: Any, task: TaskInfo, *, tune: Literal["full"] | None = None
@@ -125,7 +132,7 @@ class RunMaker:
         key = ("settings", rung.name, task.spec.name, tune)
         if key not in self._memo:
             model = self.inputs.models[rung.name]
-            written = self.spec.settings_for(rung)
+            written = self.spec.settings_for(rung, self.overrides)
             if tune is not None:
                 written = written.model_copy(update={"tune": tune})
             longest = min(written.max_length, max(task.summary.max_bytes.values()) + 2)

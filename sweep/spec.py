@@ -27,10 +27,12 @@ from w2s.config import (
     SplitSpec,
     TaskSpec,
     TextCorpus,
+    WidthRule,
 )
 from w2s.errors import W2SError
-from w2s.methods import as_method_spec, build_method, method_label
+from w2s.methods import ORACLE_MARK, as_method_spec, build_method, method_label
 
+RATE_FACTOR = "learning_rate_factor"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -97,8 +99,20 @@ class Ladder(Config):
         models = [(r.model, r.revision) if isinstance(r, CheckpointRung) else None for r in self.rungs]
         _refuse_duplicates("model", [m and (f"{m[0]} at {m[1]}" if m[1] else m[0]) for m in models], "rungs")
         for index, rung in enumerate(self.rungs):
-            _check_override(index, rung.name, rung.finetune)
+            _check_override(rung.finetune, ("rungs", index), f"rung '{rung.name}'")
         return self
+
+
+class MethodEntry(MethodSpec):
+    """A method of the grid: its parameters and, if it has any, finetuning settings of its own."""
+
+    finetune: Mapping[str, Any] = {}
+    """Finetuning settings that differ for this method's student, for the links of its chain, and for its ceiling; the
+    supervisor keeps the sweep's. `learning_rate_factor` multiplies the learning rate of each rung."""
+    own_ceiling: bool = True
+    """Whether the ceiling is finetuned with these settings as well; false measures against the grid's."""
+    label: Annotated[str, Field(min_length=1, max_length=120)] | None = None
+    """What tables and plots call it; otherwise its name and whatever differs from the defaults."""
 
 
 class Compute(Config):
@@ -131,7 +145,7 @@ class Sweep(Config):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     pairs: Literal["all", "adjacent"] | tuple[tuple[str, str], ...] = "all"
     """`all`: every weak rung with every stronger one; `adjacent`; or a list of [weak, strong]."""
-    methods: tuple[MethodSpec, ...] = Field(default=(MethodSpec(name="naive"),), min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(default=(MethodEntry(name="naive"),), min_length=1)
     finetune: FinetuneSettings = FinetuneSettings()
     ceiling_half: Literal["transfer", "supervise"] = "transfer"
     """Which half trains the ceiling: `transfer`, the student's own rows; `supervise`, as in openai's sweep, one
@@ -151,7 +165,7 @@ class Sweep(Config):
     def _check_names(self) -> "Sweep":
         _refuse_duplicates("seed", [str(seed) for seed in self.seeds], "seeds")
         _refuse_duplicates("task", [task.name for task in self.tasks], "tasks")
-        _refuse_duplicates("method", [method_label(build_method(method)) for method in self.methods], "methods")
+        _refuse_duplicates("method", [entry_label(entry) for entry in self.methods], "methods")
         self.rung_pairs()
         self._facts_ladders_read_facts()
         return self
@@ -204,9 +218,55 @@ class Sweep(Config):
         _refuse_duplicates("pair", [f"[{weak}, {strong}]" for weak, strong in self.pairs], "pairs")
         return sorted(self.pairs, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
 
-    def settings_for(self, rung: ScratchRung | CheckpointRung) -> FinetuneSettings:
-        """The sweep's finetuning settings with the rung's own on top."""
-        return FinetuneSettings.model_validate({**self.finetune.model_dump(), **rung.finetune})
+    def settings_for(
+        self, rung: ScratchRung | CheckpointRung, overrides: Mapping[str, Any] = types.MappingProxyType({})
+    ) -> FinetuneSettings:
+        """The sweep's finetuning settings with the rung's own on top, and those of a method on top of these."""
+        written = FinetuneSettings.model_validate({**self.finetune.model_dump(), **rung.finetune})
+        return overridden(written, overrides)
+
+
+def overridden(settings: FinetuneSettings, overrides: Mapping[str, Any]) -> FinetuneSettings:
+    """Finetuning settings with some replaced; `learning_rate_factor` multiplies the learning rate.
+
+    Raises:
+        ValidationError: A key or value that is none of `FinetuneSettings`.
+    """
+    if not overrides:
+        return settings
+    rest = dict(overrides)
+    factor = rest.pop(RATE_FACTOR, 1.0)
+    data = settings.model_dump()
+    if isinstance(rest.get("lora"), Mapping):
+        rest["lora"] = {**data["lora"], **rest["lora"]}
+    changed = FinetuneSettings.model_validate({**data, **rest})
+    rate = changed.learning_rate
+    scaled = rate.model_copy(update={"value": rate.value * factor}) if isinstance(rate, WidthRule) else rate * factor
+    return changed.model_copy(update={"learning_rate": scaled})
+
+
+def entry_label(entry: MethodEntry) -> str:
+    """What tables call a method of the grid: `confidence(max_weight=0.75) with epochs=3`."""
+    label = method_label(build_method(entry))
+    mark = ORACLE_MARK if label.endswith(ORACLE_MARK) else ""
+    if entry.label is not None:
+        return entry.label + mark
+    if not entry.finetune:
+        return label
+    changed = ", ".join(f"{key}={value}" for key, value in flattened(entry.finetune).items())
+    against = "" if entry.own_ceiling else ", grid's ceiling"
+    return f"{label.removesuffix(mark)} with {changed}{against}{mark}"
+
+
+def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"lora": {"rank": 8}}` as `{"lora.rank": 8}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": item for inner, item in flattened(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def load_spec(path: str | Path) -> Sweep:
@@ -254,22 +314,43 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
-def _expand_method(index: int, method: Any) -> MethodSpec:
+_OF_ENTRIES = ("finetune", "own_ceiling", "label")
+"""Keys of a method of the grid that are not the method's own parameters."""
+
+
+def _expand_method(index: int, method: Any) -> Any:
+    if isinstance(method, MethodEntry):
+        return method
+    extras: dict[str, Any] = {}
+    if isinstance(method, Mapping):
+        extras = {key: method[key] for key in _OF_ENTRIES if key in method}
+        method = {key: value for key, value in method.items() if key not in extras}
     try:
-        return as_method_spec(method)
+        spec = as_method_spec(method)
     except W2SError as error:
         raise _ErrorAt(str(error), index) from None
+    finetune = extras.get("finetune", {})
+    if isinstance(finetune, Mapping):
+        _check_override(finetune, (index,), f"method '{spec.name}'", rate_factor=True)
+    return {"name": spec.name, "params": spec.params, **extras}
 
 
-def _check_override(index: int, rung: str, override: Mapping[str, Any]) -> None:
+def _check_override(
+    override: Mapping[str, Any], at: tuple[str | int, ...], whose: str, *, rate_factor: bool = False
+) -> None:
     data = dict(override)
+    if rate_factor and RATE_FACTOR in data:
+        factor = data.pop(RATE_FACTOR)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+            message = f"a number above 0 is needed, got {factor!r} ({whose})"
+            raise _ErrorAt(message, *at, "finetune", RATE_FACTOR)
     try:
         FinetuneSettings.model_validate(data)
     except ValidationError as error:
         first = _telling(error, data)[0]
-        at, value = _real_location(first["loc"], data, first["type"])
+        inner, value = _real_location(first["loc"], data, first["type"])
         what = _in_words(first, value, FinetuneSettings)
-        raise _ErrorAt(f"{what} (rung '{rung}')", "rungs", index, "finetune", *at) from None
+        raise _ErrorAt(f"{what} ({whose})", *at, "finetune", *inner) from None
 
 
 def _refuse_duplicates(what: str, names: typing.Sequence[str | None], key: str) -> None:

@@ -13,6 +13,7 @@ from sweep.manifest import write_manifest
 from sweep.plan import Pair, Plan, Run
 from sweep.planner import build_plan
 from sweep.session import Session
+from sweep.spec import MethodEntry
 from tests.w2s.stand_ins import make_checkpoint, make_task
 from w2s.methods import METHODS, ORACLE_MARK, LossMethod, MethodError, as_method_spec
 
@@ -63,6 +64,10 @@ def plan_of(open_sweep):
         return open_sweep(*methods, **changes).plan
 
     return plan
+
+
+def entry(method: Any) -> MethodEntry:
+    return MethodEntry(**as_method_spec(method).model_dump())
 
 
 def only(plan: Plan, weak: str, strong: str, method: str = "", seed: int = 0) -> Pair:
@@ -361,9 +366,9 @@ def test_whatever_is_put_into_what_the_plan_is_sound_or_refused(open_sweep):
     fine, refused = [], 0
     for method in written:
         try:
-            spec = session.spec.model_copy(update={"methods": (as_method_spec(method),)})
+            spec = session.spec.model_copy(update={"methods": (entry(method),)})
             build_plan(spec, session.inputs)
-            fine.append(as_method_spec(method))
+            fine.append(entry(method))
         except (SpecError, MethodError):
             refused += 1
     assert len(fine) > 2 * refused > 0
@@ -374,6 +379,42 @@ def test_whatever_is_put_into_what_the_plan_is_sound_or_refused(open_sweep):
         assert {pair.supervisor_id, pair.student_id, pair.ceiling_id, *links(pair)} <= set(plan.runs)
         assert plan.runs[pair.student_id].rung == pair.strong
         assert plan.runs[pair.ceiling_id].rung == pair.strong
+
+
+# Methods with finetuning settings of their own
+
+
+def test_settings_of_a_method_are_those_of_its_student_its_links_and_its_ceiling_but_not_of_its_supervisor(plan_of):
+    tuned = {"name": "bootstrap", "label": "tuned", "finetune": {"epochs": 3, "learning_rate_factor": 0.5}}
+    plan = plan_of("bootstrap", tuned, finetune={"epochs": 2, "learning_rate": 0.25, "eval_every": 1})
+    plain, own = only(plan, "d4", "d12", "bootstrap"), only(plan, "d4", "d12", "tuned")
+    assert own.supervisor_id == plain.supervisor_id
+    assert (own.baseline, plain.baseline) == ("ceiling with epochs=3, learning_rate_factor=0.5", "")
+    assert own.settings == plain.settings  # one section of the analysis, so that they are compared
+    assert len(links(own)) == 1
+    for run_id in (own.student_id, own.ceiling_id, *links(own)):
+        settings = plan.runs[run_id].settings
+        assert (settings.epochs, settings.learning_rate) == (3, 0.125)
+    for run_id in (plain.student_id, plain.ceiling_id, own.supervisor_id):
+        settings = plan.runs[run_id].settings
+        assert (settings.epochs, settings.learning_rate) == (2, 0.25)
+
+
+def test_settings_that_change_nothing_make_the_same_runs(plan_of):
+    plan = plan_of("naive", {"name": "naive", "finetune": {"epochs": 2}}, finetune={"epochs": 2, "eval_every": 1})
+    plain, own = only(plan, "d4", "d8", "naive"), only(plan, "d4", "d8", "naive with epochs=2")
+    assert (own.student_id, own.ceiling_id, own.baseline) == (plain.student_id, plain.ceiling_id, "")
+
+
+def test_a_method_with_settings_of_its_own_can_be_measured_against_the_grids_ceiling(plan_of):
+    changed = {"name": "naive", "finetune": {"epochs": 3, "lora": {"rank": 4}}}
+    plan = plan_of("naive", changed, changed | {"own_ceiling": False})
+    matched = only(plan, "d4", "d8", "naive with epochs=3, lora.rank=4")
+    reference = only(plan, "d4", "d8", "naive with epochs=3, lora.rank=4, grid's ceiling")
+    plain = only(plan, "d4", "d8", "naive")
+    assert matched.student_id == reference.student_id != plain.student_id
+    assert matched.ceiling_id != reference.ceiling_id == plain.ceiling_id
+    assert reference.baseline == ""
 
 
 # Filters, probes and the activations that they share

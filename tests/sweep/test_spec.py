@@ -49,6 +49,15 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
             "parameter 'max_weight': .*less than or equal to 1, got 5",
         ),
         (
+            {"confidence]": "{name: kl, finetune: {epoch: 2}}]"},
+            r"tiny.yaml:13: methods\[1\].finetune.epoch: unknown key; did you mean 'epochs'\? .method 'kl'.",
+        ),
+        (
+            {"confidence]": "{name: kl, finetune: {learning_rate_factor: 0}}]"},
+            r"methods\[1\].finetune.learning_rate_factor: a number above 0 is needed, got 0 .method 'kl'.",
+        ),
+        ({"confidence]": "{name: kl, finetune: 3}]"}, r"methods\[1\].finetune: a mapping is needed, .* got 3"),
+        (
             {"source: facts": "source: fact"},
             r"tiny.yaml:10: tasks\[0\]: source 'fact' is unknown; did you mean 'facts'\?",
         ),
