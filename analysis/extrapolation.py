@@ -1,81 +1,60 @@
 """Beyond the largest strong model: accuracies of students and ceilings, PGR derived from them, and how well that went
 before.
 
-Accuracies are continued by the mixture of families that inner origins chose (`analysis.scaling.choice`), in every joint
+Accuracies are continued by the mixture of families that inner origins chose (`analysis.continuation`), in every joint
 draw anew, and each draw is moved by an error of the size that those origins showed. PGR is derived: one draw of the
 supervisor's measured accuracy, of the student's and of the ceiling's continued curve give one PGR. A direct
 continuation of the measured PGRs stands beside it.
 
 The test hides the largest one, then the largest two strong models from students and ceilings, chooses anew from the
 rest, predicts, and compares with what was measured, beside two baselines: the last value, and a straight line in log x.
-Where the derived PGR was no better than the last one, predictions are marked as without skill.
+Where the derived PGR was no better than the last one, predictions are marked as without skill. An origin is named by
+the rungs shown, `shown`: how many models the ladder has up to the largest one shown. It means the same for students,
+ceilings and PGR, whatever the number of their points; `ahead` counts rungs from there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from analysis.continuation import AHEAD, ERRORS_PER_DRAW, Continued, Curve, continue_all
 from analysis.estimates import Estimates
 from analysis.frames import SHARE, in_method_order, select_section
 from analysis.gaps import SECTION_KEY
 from analysis.grouping import Pair, SectionDraws, SectionPairs
 from analysis.lines import Line, Values, accuracies_of, lines_of
 from analysis.metrics import performance_gap_recovered
-from analysis.scaling.choice import (
-    LAST,
-    MIN_LEVELS,
-    PRIOR_ORIGINS,
-    STRAIGHT,
-    at_stake,
-    error_scale,
-    in_range,
-    inner_test,
-    noise_of,
-    stack,
-    straight_line,
-    widening,
-)
-from analysis.scaling.families import LOG_ODDS_LINEAR, POWER, POWER_FLOOR, SATURATING
-from analysis.scaling.fitting import axes_of, bounds_of, weights_of
-from analysis.scaling.losses import default_loss
-from analysis.scaling.points import Points
-from analysis.scaling.solver import solve
+from analysis.scaling.choice import LAST, MIN_LEVELS, STRAIGHT, straight_line
 
-SHARE_FAMILIES = (LOG_ODDS_LINEAR, SATURATING, POWER_FLOOR)
-PGR_FAMILIES = (POWER, POWER_FLOOR)
-"""Ladders have few rungs: families of more parameters would meet nothing that could contradict them."""
 REACH = 10.0
 """Predictions go to so many times the largest measured compute."""
 MULTIPLES = np.unique(np.concatenate([np.geomspace(1, REACH, 15), [2.0, 5.0]]))
-AHEAD = 2
-"""Most strong models hidden in a test."""
 DRAWS = 100
 """Joint draws that are continued."""
-ERRORS_PER_DRAW = 10
-NEGLIGIBLE = 0.02
-"""Weight of a family below which its draws are not refitted; its estimate stands in."""
 LEVELS = (0.5, 0.8, 0.95)
 DERIVED, DIRECT = "derived", "direct"
-QUANTITIES = ("student", "ceiling", "pgr")
 BEYOND, NO_SKILL, NOT_TESTED = "beyond", "beyond, no skill", "beyond, not tested"
 
-_KEY: dict[str, Any] = dict.fromkeys((*SECTION_KEY, "quantity", "method", "weak", "predictor"), pl.String)
+NO_GAP, UNCLEAR = "no gap was measured there", "no clear gap was predicted there"
+TOO_FEW = f"fewer than {MIN_LEVELS} values were shown"
+NONE_SHOWN = "no student that was shown has a gap"
+
+_CURVE: dict[str, Any] = dict.fromkeys((*SECTION_KEY, "quantity", "method", "weak"), pl.String)
+_KEY = _CURVE | {"predictor": pl.String}
 _BANDS: dict[str, Any] = {f"y_{side}_{level * 100:.0f}": pl.Float64 for level in LEVELS for side in ("low", "high")}
 _INSIDE = tuple(f"inside_{level * 100:.0f}" for level in LEVELS)
 PREDICTIONS_SCHEMA = _KEY | {"x": pl.Float64, "reach": pl.Float64, "y": pl.Float64} | _BANDS | {"status": pl.String}
-TESTS_SCHEMA = (
-    _KEY
-    | {"strong": pl.String, "x": pl.Float64, "shown": pl.Int64, "ahead": pl.Int64}
-    | {"observed": pl.Float64, "y": pl.Float64}
-    | _BANDS
-    | dict.fromkeys(_INSIDE, pl.Boolean)
-)
+_HIDDEN = _KEY | {"strong": pl.String, "x": pl.Float64, "shown": pl.Int64, "ahead": pl.Int64}
+TESTS_SCHEMA = _HIDDEN | {"observed": pl.Float64, "y": pl.Float64} | _BANDS | dict.fromkeys(_INSIDE, pl.Boolean)
+LEFT_OUT_SCHEMA = _HIDDEN | {"reason": pl.String}
+REFUSED_SCHEMA = _CURVE | {"reason": pl.String}
 SKILL_SCHEMA: dict[str, Any] = (
     dict.fromkeys((*SECTION_KEY, "quantity", "method", "predictor"), pl.String)
-    | {"rmse": pl.Float64, "rmse_last": pl.Float64, "rmse_linear": pl.Float64, "n": pl.Int64}
+    | {"rmse": pl.Float64, "rmse_last": pl.Float64, "rmse_linear": pl.Float64}
+    | {"n": pl.Int64, "n_left_out": pl.Int64}
     | dict.fromkeys(_INSIDE, pl.Float64)
 )
 
@@ -89,62 +68,43 @@ class Extrapolation:
     `ceiling` or `pgr`; PGR has two predictors, `derived` and `direct`. `status` is `beyond`, `beyond, no skill` or
     `beyond, not tested`."""
     tests: pl.DataFrame
-    """One row per curve, predictor, origin and hidden strong model; the baselines have no bands."""
+    """One row per curve, predictor, origin and hidden strong model; the baselines have no bands. `shown` is how many
+    rungs the ladder has up to the largest model shown, `ahead` how many rungs further the hidden model is."""
+    left_out: pl.DataFrame
+    """Tests of PGR that could not be made, keyed as `tests`, and the `reason`."""
     skill: pl.DataFrame
     """Errors of the tests by quantity, method and predictor: root mean square, that of the two baselines on the same
-    tests, and the shares inside the bands."""
+    tests, how many tests there were and were left out, and the shares inside the bands."""
+    refused: pl.DataFrame
+    """One row per curve without any prediction, and the `reason`."""
 
     def __repr__(self) -> str:
         return f"Extrapolation(rows: predictions {self.predictions.height}, tests {self.tests.height})"
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """Something measured along strong models, by growing compute."""
-
-    key: Mapping[str, Any]
-    strong: tuple[str, ...]
-    x: np.ndarray
-    values: Values
-    n_test: int | None
-    """Examples behind shares; None for PGR."""
-
-    def first(self, shown: int) -> "_Curve":
-        values = Values.of((kind[..., :shown] for kind in self.values.kinds()), self.values.n_seeds)
-        return _Curve(self.key, self.strong[:shown], self.x[:shown], values, self.n_test)
-
-    @property
-    def points(self) -> Points:
-        n = None if self.n_test is None else np.full(self.x.size, float(self.n_test))
-        return Points(self.x[:, None], self.values.estimate, n)
-
-
 def extrapolate(estimates: Estimates) -> Extrapolation:
     """Continue all lines of some estimates that have at least three students."""
-    predicted: list[dict[str, Any]] = []
-    tests: list[dict[str, Any]] = []
-    for grouped, drawn in estimates.sections:
-        x = dict(select_section(estimates.ladder, grouped.section).select("model", "x").iter_rows())
-        pairs = select_section(estimates.pairs, grouped.section).filter("has_gap")
-        gaps = set(pairs.select("weak", "strong", "baseline").iter_rows())
-        head = grouped.section._asdict()
-        ceiling = _ladder_ceiling(head, grouped, drawn, x)
-        if ceiling is not None:
-            tests += _tests(ceiling)
-            predicted += _beyond(ceiling)
-        for line in lines_of(grouped, x):
-            if line.x.size < MIN_LEVELS or np.unique(line.x).size < line.x.size:
-                continue
-            measured = _measured(head, line, grouped, drawn, ceiling, gaps)
-            tests += _tests(measured.student) + _pgr_tests(measured)
-            predicted += _beyond(measured.student) + _pgr_beyond(measured)
-    test_frame = pl.DataFrame(tests, schema=TESTS_SCHEMA)
-    skill = _skill(test_frame)
-    frame = _with_status(pl.DataFrame(predicted, schema=PREDICTIONS_SCHEMA), skill)
+    sections = [_section(estimates, grouped, drawn) for grouped, drawn in estimates.sections]
+    found = _Found(_Book.of(asked for section in sections for asked in section.asked()))
+    for section in sections:
+        if section.ceiling is not None:
+            found.accuracies(section.ceiling, section.rungs)
+        found.refused += section.refused
+        for line in section.lines:
+            for curve in line.accuracies(section.ceiling):
+                found.accuracies(curve, section.rungs)
+            found.pgr_tests(line, section.rungs)
+            found.pgr_beyond(line)
+    tests, left_out = pl.DataFrame(found.tests, schema=TESTS_SCHEMA), pl.DataFrame(found.left_out, LEFT_OUT_SCHEMA)
+    skill = _skill(tests, left_out)
+    predictions = _with_status(pl.DataFrame(found.predicted, schema=PREDICTIONS_SCHEMA), skill)
+    refused = pl.DataFrame(found.refused, schema=REFUSED_SCHEMA)
     return Extrapolation(
-        predictions=in_method_order(frame, "weak", "predictor", "x", first=("quantity",)),
-        tests=in_method_order(test_frame, "weak", "shown", "predictor", "x", first=("quantity",)),
+        predictions=in_method_order(predictions, "weak", "predictor", "x", first=("quantity",)),
+        tests=in_method_order(tests, "weak", "shown", "predictor", "x", first=("quantity",)),
+        left_out=in_method_order(left_out, "weak", "shown", "predictor", "x", first=("quantity",)),
         skill=in_method_order(skill, "predictor", first=("quantity",)),
+        refused=in_method_order(refused, "weak", first=("quantity",)),
     )
 
 
@@ -155,23 +115,122 @@ def extrapolate(estimates: Estimates) -> Extrapolation:
 class _Measured:
     """A line with all that its PGR is made of."""
 
-    student: _Curve
-    ceiling: _Curve | None
+    student: Curve
+    ceiling: Curve | None
     """Its own, or the grid's over the whole ladder."""
     weak: Values | None
-    pgr: _Curve | None
+    pgr: Curve | None
     """At the students with a gap; None where there is none."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why PGR cannot be continued, if so."""
+        if self.weak is None:
+            return "its students do not share one supervisor"
+        if self.pgr is None:
+            return "no student has a gap, so that PGR is defined nowhere"
+        if self.ceiling is None:
+            return f"there are fewer than {MIN_LEVELS} ceilings of different compute"
+        if self.pgr.x[-1] < self.student.x[-1]:
+            return f"the largest student, {self.student.strong[-1]}, has no gap: beyond it PGR may be defined nowhere"
+        return None
+
+    def accuracies(self, ladder: Curve | None) -> tuple[Curve, ...]:
+        """Curves of shares that belong to the line alone: its students, and ceilings that are not the ladder's."""
+        return (self.student,) if self.ceiling is None or self.ceiling is ladder else (self.student, self.ceiling)
+
+    def origins(self) -> Iterator["_Origin"]:
+        """Of the tests of PGR."""
+        if self.pgr is None or self.ceiling is None or self.weak is None:
+            return
+        for students in _origins(self.student.x.size):
+            top = self.student.x[students - 1]
+            yield _Origin(students, int(np.sum(self.ceiling.x <= top)), int(np.sum(self.pgr.x <= top)))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How many values of each curve are known when the larger models are hidden."""
+
+    students: int
+    ceilings: int
+    pgrs: int
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing is predicted from here, if so."""
+        if self.pgrs == 0:
+            return NONE_SHOWN
+        return TOO_FEW if self.ceilings < MIN_LEVELS else None
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Curves of one section."""
+
+    rungs: Mapping[str, int]
+    """Of each model, from 1."""
+    ceiling: Curve | None
+    lines: Sequence[_Measured]
+    refused: Sequence[dict[str, Any]]
+
+    def asked(self) -> Iterator[tuple[Curve, int]]:
+        """Curves, and how many of their values are shown, that the tests and predictions below need continued."""
+        of_lines = [curve for line in self.lines for curve in line.accuracies(self.ceiling)]
+        for curve in (*([self.ceiling] if self.ceiling is not None else []), *of_lines):
+            yield from ((curve, shown) for shown in (*_origins(curve.x.size), curve.x.size))
+        for line in self.lines:
+            for origin in line.origins():
+                if origin.reason is None and line.ceiling is not None:
+                    yield line.ceiling, origin.ceilings
+                    if line.pgr is not None and origin.pgrs >= MIN_LEVELS:
+                        yield line.pgr, origin.pgrs
+            if line.reason is None and line.ceiling is not None and line.pgr is not None:
+                yield line.ceiling, line.ceiling.x.size
+                if line.pgr.x.size >= MIN_LEVELS:
+                    yield line.pgr, line.pgr.x.size
+
+
+def _section(estimates: Estimates, grouped: SectionPairs, drawn: SectionDraws) -> _Section:
+    ladder = select_section(estimates.ladder, grouped.section).sort("rung")
+    x = dict(ladder.select("model", "x").iter_rows())
+    pairs = select_section(estimates.pairs, grouped.section).filter("has_gap")
+    gaps = set(pairs.select("weak", "strong", "baseline").iter_rows())
+    head = grouped.section._asdict()
+    ceiling = _ladder_ceiling(head, grouped, drawn, x)
+    lines, refused = [], []
+    for line in lines_of(grouped, x):
+        reason = _too_few(line)
+        if reason is None:
+            measured = _measured(head, line, grouped, drawn, ceiling, gaps)
+            lines.append(measured)
+            if measured.reason is not None:
+                refused.append(_key(head, "pgr", line) | {"reason": measured.reason})
+        else:
+            refused += [_key(head, quantity, line) | {"reason": reason} for quantity in ("student", "pgr")]
+    rungs = {model: number for number, model in enumerate(ladder["model"], 1)}
+    return _Section(rungs, ceiling, lines, refused)
+
+
+def _too_few(line: Line) -> str | None:
+    """Why a line cannot be continued, if so."""
+    if line.x.size < MIN_LEVELS:
+        students = "1 student is" if line.x.size == 1 else f"{line.x.size} students are"
+        return f"{students} too few to continue; it takes {MIN_LEVELS} of different compute"
+    if np.unique(line.x).size < line.x.size:
+        return "two of its students have the same compute"
+    return None
 
 
 def _ladder_ceiling(
     head: Mapping[str, Any], grouped: SectionPairs, drawn: SectionDraws, x: Mapping[str, float]
-) -> _Curve | None:
+) -> Curve | None:
     models = sorted(grouped.ceilings, key=lambda model: x[model])
     at = np.array([x[model] for model in models])
     if at.size < MIN_LEVELS or np.unique(at).size < at.size:
         return None
-    values = _first_draws(accuracies_of(drawn, [grouped.ceilings[model] for model in models]))
-    return _Curve(_key(head, "ceiling", None), tuple(models), at, values, drawn.n_test)
+    values = accuracies_of(drawn, [grouped.ceilings[model] for model in models]).first_draws(DRAWS)
+    return Curve(_key(head, "ceiling", None), tuple(models), at, values, drawn.n_test)
 
 
 def _measured(
@@ -179,26 +238,28 @@ def _measured(
     line: Line,
     grouped: SectionPairs,
     drawn: SectionDraws,
-    ladder: _Curve | None,
+    ladder: Curve | None,
     gaps: set[tuple[str, str, str]],
 ) -> _Measured:
     def of(role: str, pairs: Sequence[Pair] = line.pairs) -> Values:
-        return _first_draws(accuracies_of(drawn, [getattr(pair, role) for pair in pairs]))
+        return accuracies_of(drawn, [getattr(pair, role) for pair in pairs]).first_draws(DRAWS)
 
     strong = tuple(pair.strong for pair in line.pairs)
-    student = _Curve(_key(head, "student", line), strong, line.x, of("student"), drawn.n_test)
+    student = Curve(_key(head, "student", line), strong, line.x, of("student"), drawn.n_test)
     ceiling, floor = ladder, grouped.supervisors.get(line.weak)
     if line.own_baseline:
-        ceiling = _Curve(_key(head, "ceiling", line), strong, line.x, of("ceiling"), drawn.n_test)
+        ceiling = Curve(_key(head, "ceiling", line), strong, line.x, of("ceiling"), drawn.n_test)
         floor = line.supervisor
-    weak = None if floor is None else _first_draws(accuracies_of(drawn, [floor]))
+    weak = None if floor is None else accuracies_of(drawn, [floor]).first_draws(DRAWS)
     clear = [i for i, pair in enumerate(line.pairs) if pair.gap_key in gaps]
     pgr = None
     if clear and weak is not None:
         pairs = [line.pairs[i] for i in clear]
-        parts = zip(*(of(role, pairs).kinds() for role in ("supervisor", "student", "ceiling")), strict=True)
-        ratios = Values.of((performance_gap_recovered(*part) for part in parts), student.values.n_seeds)
-        pgr = _Curve(_key(head, "pgr", line), tuple(pair.strong for pair in pairs), line.x[clear], ratios, None)
+        parts = [of(role, pairs) for role in ("supervisor", "student", "ceiling")]
+        kinds = zip(*(part.kinds() for part in parts), strict=True)
+        n_seeds = np.min([np.broadcast_to(part.n_seeds, part.estimate.shape) for part in parts], axis=0)
+        ratios = Values.of((performance_gap_recovered(*kind) for kind in kinds), n_seeds)
+        pgr = Curve(_key(head, "pgr", line), tuple(pair.strong for pair in pairs), line.x[clear], ratios, None)
     return _Measured(student, ceiling, weak, pgr)
 
 
@@ -207,90 +268,103 @@ def _key(head: Mapping[str, Any], quantity: str, line: Line | None) -> dict[str,
     return {**head, "quantity": quantity, "method": names[0], "weak": names[1]}
 
 
-def _first_draws(values: Values) -> Values:
-    estimate, *kinds = values.kinds()
-    return Values.of((estimate, *(kind[:DRAWS] for kind in kinds)), values.n_seeds)
+# --- tests and predictions -------------------------------------------------------------------------------------------
 
 
-# --- continuing a curve ----------------------------------------------------------------------------------------------
+class _Book:
+    """Continued curves, each fitted once, by curve and by how much of it was shown."""
+
+    def __init__(self, continued: Mapping[tuple[Curve, int], Continued]) -> None:
+        self._continued = continued
+
+    @classmethod
+    def of(cls, asked: Iterable[tuple[Curve, int]]) -> "_Book":
+        every = list(dict.fromkeys(asked))
+        curves = continue_all([curve.first(shown) for curve, shown in every])
+        return cls(dict(zip(every, curves, strict=True)))
+
+    def at(self, curve: Curve, shown: int, x: np.ndarray, *, with_noise: bool) -> Values:
+        return self._continued[curve, shown].at(x, with_noise=with_noise)
 
 
-def continued(curve: _Curve, at: np.ndarray, *, with_noise: bool) -> Values:
-    """A curve at some x beyond its points, with draws that know sampling and how wrong such continuations were.
+class _Found:
+    """Rows of all frames, as they are found."""
 
-    Args:
-        curve: At least one point.
-        at: Beyond the points, shape (target,).
-        with_noise: Whether draws are of new measurements rather than of the curve.
-    """
-    points = curve.points
-    families = PGR_FAMILIES if curve.n_test is None else SHARE_FAMILIES
-    standing = [family for family in families if family.n_parameters <= points.n_levels - 2]
-    loss = default_loss(points.y, counts=points.shares)
-    if loss.positive and points.y.min() <= 0:
-        standing = []
-    test = inner_test(points, standing, loss, horizon=AHEAD)
-    weights = stack(test, points, standing)
-    scale = error_scale(points)
-    estimate, *kinds = curve.values.kinds()
-    drawn = np.concatenate([estimate[None], *(np.where(np.isfinite(kind), kind, estimate) for kind in kinds)])
-    drawn = in_range(points, drawn)
-    mixed = np.zeros((drawn.shape[0], at.size))
-    for name, share in weights.items():
-        if name == LAST:
-            values = np.repeat(drawn[:, -1:], at.size, axis=1)
-        elif name == STRAIGHT:
-            values = drawn @ straight_line(points, at).T
-        else:
-            family = next(f for f in standing if f.name == name)
-            axes = axes_of(points, family)
-            u, target = axes[0].position(points.x), axes[0].position(at[:, None])
-            rows = drawn if share >= NEGLIGIBLE else drawn[:1]
-            solution = solve(family, u, rows, weights_of(points, loss), loss, bounds=bounds_of(points, family))
-            values = np.broadcast_to(family.predict(solution.parameters, target), mixed.shape)
-        mixed = mixed + share * scale.to(in_range(points, values))
-    stake = at_stake(points, at, noise_of(points) if with_noise else 0.0)
-    wide = widening(test, weights)
-    # Students and ceilings err independently of each other, which makes bands of PGR wider than a shared error would.
-    rng = np.random.default_rng([curve.x.size, QUANTITIES.index(curve.key["quantity"])])
-    errors = (
-        wide.factor
-        * stake
-        * rng.standard_t(PRIOR_ORIGINS + wide.origins, size=(kinds[0].shape[0] * ERRORS_PER_DRAW, 1))
-    )
-    both, examples, seeds = (np.repeat(part, ERRORS_PER_DRAW, axis=0) for part in np.split(mixed[1:], 3))
-    every = (mixed[0], both + errors, examples + errors, seeds)
-    return Values.of((in_range(points, scale.back(part)) for part in every), curve.values.n_seeds)
+    def __init__(self, book: _Book) -> None:
+        self._book = book
+        self.predicted: list[dict[str, Any]] = []
+        self.tests: list[dict[str, Any]] = []
+        self.left_out: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+
+    def accuracies(self, curve: Curve, rungs: Mapping[str, int]) -> None:
+        """Hide the largest models of a curve of shares and predict them; then go beyond all."""
+        for shown in _origins(curve.x.size):
+            test = _Test.of(curve, shown, curve.strong[shown - 1], rungs)
+            self.tests += test.rows(DERIVED, self._book.at(curve, shown, test.x, with_noise=True))
+            self.tests += test.baseline_rows()
+        self._beyond(curve, DERIVED)
+
+    def pgr_tests(self, line: _Measured, rungs: Mapping[str, int]) -> None:
+        """The same for PGR; at an origin nothing of the hidden students and their ceilings is known."""
+        if line.pgr is None or line.ceiling is None or line.weak is None:
+            return
+        for origin in line.origins():
+            top = line.student.strong[origin.students - 1]
+            hidden = line.student.strong[origin.students :]
+            test = _Test.of(line.pgr, origin.pgrs, top, rungs)
+            # Predicted at all hidden students: which of them have a gap is only asked when predictions are compared.
+            at = line.student.x[origin.students :]
+            with_gap = np.isin(hidden, test.strong)
+            without = _Test.named(line.pgr.key, [m for m in hidden if m not in test.strong], line.student, top, rungs)
+            for predictor in (DERIVED, DIRECT):
+                self.left_out += without.left_out(predictor, NO_GAP)
+            if origin.reason is not None:
+                for predictor in (DERIVED, DIRECT):
+                    self.left_out += test.left_out(predictor, origin.reason)
+                continue
+            student = self._book.at(line.student, origin.students, at, with_noise=True)
+            ceiling = self._book.at(line.ceiling, origin.ceilings, at, with_noise=True)
+            derived = pgr_of(line.weak, student, ceiling).only(with_gap)
+            self.tests += test.rows(DERIVED, derived)
+            self.left_out += test.left_out(DERIVED, UNCLEAR, where=~np.isfinite(derived.estimate))
+            if origin.pgrs >= MIN_LEVELS:
+                direct = self._book.at(line.pgr, origin.pgrs, test.x, with_noise=True)
+                self.tests += test.rows(DIRECT, direct)
+            else:
+                self.left_out += test.left_out(DIRECT, TOO_FEW)
+            self.tests += test.baseline_rows()
+
+    def pgr_beyond(self, line: _Measured) -> None:
+        """PGR beyond the largest student, if that one has a gap: beyond it there is one all the more."""
+        if line.reason is not None or line.pgr is None or line.ceiling is None or line.weak is None:
+            return
+        at = line.student.x[-1] * MULTIPLES
+        student, ceiling = (
+            self._book.at(curve, curve.x.size, at, with_noise=False) for curve in (line.student, line.ceiling)
+        )
+        rows = _rows(line.pgr.key, DERIVED, at, pgr_of(line.weak, student, ceiling))
+        self.predicted += rows
+        if line.pgr.x.size >= MIN_LEVELS:
+            self._beyond(line.pgr, DIRECT)
+        elif not rows:
+            names = {name: line.pgr.key[name] for name in _CURVE}
+            self.refused.append(names | {"reason": "beyond the largest student no clear gap is predicted"})
+
+    def _beyond(self, curve: Curve, predictor: str) -> None:
+        at = curve.x[-1] * MULTIPLES
+        self.predicted += _rows(curve.key, predictor, at, self._book.at(curve, curve.x.size, at, with_noise=False))
 
 
 def pgr_of(weak: Values, student: Values, ceiling: Values) -> Values:
     """PGR of continued curves in every draw; NaN at targets where the ceiling is not clearly above the supervisor."""
-    n_seeds = min(weak.n_seeds, student.n_seeds, ceiling.n_seeds)
+    n_seeds = min(weak.fewest_seeds, student.fewest_seeds, ceiling.fewest_seeds)
     estimate, *kinds = weak.kinds()
     repeated = (estimate, *(np.repeat(kind, ERRORS_PER_DRAW, axis=0) for kind in kinds))
     parts = list(zip(repeated, student.kinds(), ceiling.kinds(), strict=True))
     gap = Values.of((c - w for w, _, c in parts), n_seeds).interval(0.95)
     unclear = np.where(gap.low > 0, 0.0, np.nan)
     return Values.of((performance_gap_recovered(w, s, c) + unclear for w, s, c in parts), n_seeds)
-
-
-# --- beyond the data -------------------------------------------------------------------------------------------------
-
-
-def _beyond(curve: _Curve) -> list[dict[str, Any]]:
-    at = curve.x[-1] * MULTIPLES
-    predictor = DIRECT if curve.n_test is None else DERIVED
-    return _rows(curve.key, predictor, at, continued(curve, at, with_noise=False))
-
-
-def _pgr_beyond(line: _Measured) -> list[dict[str, Any]]:
-    """PGR beyond the largest student, if that one has a gap: beyond it there is one all the more."""
-    if line.pgr is None or line.ceiling is None or line.weak is None or line.pgr.x[-1] < line.student.x[-1]:
-        return []
-    at = line.student.x[-1] * MULTIPLES
-    student, ceiling = (continued(curve, at, with_noise=False) for curve in (line.student, line.ceiling))
-    rows = _rows(line.pgr.key, DERIVED, at, pgr_of(line.weak, student, ceiling))
-    return rows + (_beyond(line.pgr) if line.pgr.x.size >= MIN_LEVELS else [])
 
 
 def _rows(key: Mapping[str, Any], predictor: str, at: np.ndarray, values: Values) -> list[dict[str, Any]]:
@@ -312,40 +386,74 @@ def _bands(key: Mapping[str, Any], values: Values) -> dict[str, np.ndarray]:
     return bands
 
 
-# --- tests -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Test:
+    """Hidden models of a curve at one origin."""
 
+    key: Mapping[str, Any]
+    strong: tuple[str, ...]
+    x: np.ndarray
+    observed: np.ndarray
+    shown: int
+    """Rungs of the ladder up to the largest model shown."""
+    ahead: tuple[int, ...]
+    seen: Curve
+    """What is known of the curve."""
 
-def _tests(curve: _Curve) -> list[dict[str, Any]]:
-    """Hide the largest models of a curve of shares, and predict them."""
-    rows: list[dict[str, Any]] = []
-    for shown in _origins(curve.x.size):
-        seen, at = curve.first(shown), curve.x[shown:]
-        rows += _test_rows(curve, DERIVED, shown, continued(seen, at, with_noise=True))
-        rows += _baseline_rows(curve, seen, shown)
-    return rows
+    @classmethod
+    def of(cls, curve: Curve, known: int, top: str, rungs: Mapping[str, int]) -> "_Test":
+        """All of a curve's models after the first ones known; `top` is the largest model that is shown."""
+        strong = curve.strong[known:]
+        ahead = tuple(rungs[model] - rungs[top] for model in strong)
+        return cls(
+            curve.key, strong, curve.x[known:], curve.values.estimate[known:], rungs[top], ahead, curve.first(known)
+        )
 
+    @classmethod
+    def named(
+        cls, key: Mapping[str, Any], strong: Sequence[str], curve: Curve, top: str, rungs: Mapping[str, int]
+    ) -> "_Test":
+        """Some models at which nothing was observed; `curve` knows their compute."""
+        x = np.array([curve.x[curve.strong.index(model)] for model in strong])
+        ahead = tuple(rungs[model] - rungs[top] for model in strong)
+        return cls(key, tuple(strong), x, np.full(len(strong), np.nan), rungs[top], ahead, curve.first(0))
 
-def _pgr_tests(line: _Measured) -> list[dict[str, Any]]:
-    """The same for PGR; at an origin nothing of the hidden students and their ceilings is known."""
-    if line.pgr is None or line.ceiling is None or line.weak is None:
-        return []
-    rows: list[dict[str, Any]] = []
-    for shown in _origins(line.student.x.size):
-        top = line.student.x[shown - 1]
-        known, ceilings = int(np.sum(line.pgr.x <= top)), int(np.sum(line.ceiling.x <= top))
-        if known == 0 or known == line.pgr.x.size or ceilings < MIN_LEVELS:
-            continue
-        # Predicted at all hidden students: which of them have a gap is only asked when predictions are compared.
-        at = line.student.x[shown:]
-        with_gap = np.isin(at, line.pgr.x)
-        ceiling = continued(line.ceiling.first(ceilings), at, with_noise=True)
-        derived = pgr_of(line.weak, continued(line.student.first(shown), at, with_noise=True), ceiling)
-        rows += _test_rows(line.pgr, DERIVED, known, derived.only(with_gap))
-        seen = line.pgr.first(known)
-        if known >= MIN_LEVELS:
-            rows += _test_rows(line.pgr, DIRECT, known, continued(seen, at, with_noise=True).only(with_gap))
-        rows += _baseline_rows(line.pgr, seen, known)
-    return rows
+    def rows(self, predictor: str, values: Values) -> list[dict[str, Any]]:
+        """Predictions and what was observed, where something was predicted."""
+        bands = _bands(self.key, values)
+        rows = []
+        for i, base in enumerate(self._bases(predictor)):
+            if not np.isfinite(values.estimate[i]):
+                continue  # no clear gap was predicted there
+            row = base | {"observed": float(self.observed[i]), "y": float(values.estimate[i])}
+            row |= {name: float(band[i]) for name, band in bands.items()}
+            for level in LEVELS:
+                name = f"{level * 100:.0f}"
+                row[f"inside_{name}"] = bool(row[f"y_low_{name}"] <= self.observed[i] <= row[f"y_high_{name}"])
+            rows.append(row)
+        return rows
+
+    def baseline_rows(self) -> list[dict[str, Any]]:
+        estimate = self.seen.values.estimate
+        baselines = {LAST: np.full(self.x.size, estimate[-1])}
+        if estimate.size > 1:
+            line = straight_line(self.seen.points, self.x) @ estimate
+            baselines[STRAIGHT] = line if self.seen.n_test is None else np.clip(line, *SHARE)
+        return [
+            base | {"observed": float(self.observed[i]), "y": float(values[i])}
+            for name, values in baselines.items()
+            for i, base in enumerate(self._bases(name))
+        ]
+
+    def left_out(self, predictor: str, reason: str, where: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """Models that are not compared, all or those of a mask."""
+        return [base | {"reason": reason} for i, base in enumerate(self._bases(predictor)) if where is None or where[i]]
+
+    def _bases(self, predictor: str) -> list[dict[str, Any]]:
+        return [
+            {**self.key, "predictor": predictor, "strong": model, "x": float(x), "shown": self.shown, "ahead": ahead}
+            for model, x, ahead in zip(self.strong, self.x, self.ahead, strict=True)
+        ]
 
 
 def _origins(n: int) -> range:
@@ -353,44 +461,8 @@ def _origins(n: int) -> range:
     return range(max(MIN_LEVELS, n - AHEAD), n)
 
 
-def _test_rows(curve: _Curve, predictor: str, shown: int, values: Values) -> list[dict[str, Any]]:
-    observed = curve.values.estimate[shown:]
-    bands = _bands(curve.key, values)
-    rows = []
-    for i, base in enumerate(_hidden(curve, predictor, shown)):
-        if not np.isfinite(values.estimate[i]):
-            continue  # no clear gap was predicted there
-        row = base | {"y": float(values.estimate[i])} | {name: float(band[i]) for name, band in bands.items()}
-        for level in LEVELS:
-            name = f"{level * 100:.0f}"
-            row[f"inside_{name}"] = bool(row[f"y_low_{name}"] <= observed[i] <= row[f"y_high_{name}"])
-        rows.append(row)
-    return rows
-
-
-def _baseline_rows(curve: _Curve, seen: _Curve, shown: int) -> list[dict[str, Any]]:
-    at = curve.x[shown:]
-    baselines = {LAST: np.full(at.size, seen.values.estimate[-1])}
-    if seen.x.size > 1:
-        line = straight_line(seen.points, at) @ seen.values.estimate
-        baselines[STRAIGHT] = line if curve.n_test is None else np.clip(line, *SHARE)
-    return [
-        base | {"y": float(y)}
-        for name, values in baselines.items()
-        for base, y in zip(_hidden(curve, name, shown), values, strict=True)
-    ]
-
-
-def _hidden(curve: _Curve, predictor: str, shown: int) -> list[dict[str, Any]]:
-    """What is known of each hidden model."""
-    return [
-        {**curve.key, "predictor": predictor, "strong": curve.strong[i], "x": float(curve.x[i])}
-        | {"shown": shown, "ahead": i - shown + 1, "observed": float(curve.values.estimate[i])}
-        for i in range(shown, curve.x.size)
-    ]
-
-
-def _skill(tests: pl.DataFrame) -> pl.DataFrame:
+def _skill(tests: pl.DataFrame, left_out: pl.DataFrame) -> pl.DataFrame:
+    """One row per predictor with a test, made or left out."""
     test = [*SECTION_KEY, "quantity", "method", "weak", "strong", "shown"]
     squared = tests.with_columns(error=(pl.col("y") - pl.col("observed")) ** 2)
     own = squared.filter(~pl.col("predictor").is_in([LAST, STRAIGHT]))
@@ -404,13 +476,17 @@ def _skill(tests: pl.DataFrame) -> pl.DataFrame:
         pl.len().alias("n"),
         *(pl.col(name).cast(pl.Float64).mean() for name in _INSIDE),
     )
+    keys = [*SECTION_KEY, "quantity", "method", "predictor"]
+    missing = left_out.group_by(*keys, maintain_order=True).agg(pl.len().alias("n_left_out"))
+    frame = frame.join(missing, on=keys, how="full", coalesce=True, nulls_equal=True, maintain_order="left_right")
+    frame = frame.with_columns(pl.col("n", "n_left_out").fill_null(0))
     return frame.select(pl.col(name).cast(kind) for name, kind in SKILL_SCHEMA.items())
 
 
 def _with_status(predictions: pl.DataFrame, skill: pl.DataFrame) -> pl.DataFrame:
     """Whether the predictor beat the last value in the tests of the same quantity and method."""
     keys = [*SECTION_KEY, "quantity", "method", "predictor"]
-    tested = skill.select(*keys, skilled=pl.col("rmse") < pl.col("rmse_last"))
+    tested = skill.filter(pl.col("n") > 0).select(*keys, skilled=pl.col("rmse") < pl.col("rmse_last"))
     joined = predictions.drop("status").join(tested, on=keys, how="left", nulls_equal=True, maintain_order="left")
     status = (
         pl.when(pl.col("skilled").is_null())

@@ -28,10 +28,11 @@ class Values:
     both: np.ndarray
     examples: np.ndarray
     seeds: np.ndarray
-    n_seeds: int
+    n_seeds: int | np.ndarray
+    """Seeds behind the values: of each, shape (value,), or of all."""
 
     @classmethod
-    def of(cls, kinds: Iterable[np.ndarray], n_seeds: int) -> "Values":
+    def of(cls, kinds: Iterable[np.ndarray], n_seeds: int | np.ndarray) -> "Values":
         estimate, both, examples, seeds = kinds
         return cls(estimate, both, examples, seeds, n_seeds)
 
@@ -43,13 +44,37 @@ class Values:
     def kinds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.estimate, self.both, self.examples, self.seeds
 
-    def only(self, keep: np.ndarray) -> "Values":
-        """Some of the values, by a mask."""
-        return Values.of((kind[..., keep] for kind in self.kinds()), self.n_seeds)
+    @property
+    def fewest_seeds(self) -> int:
+        """Of a curve through all values: those of the value with the fewest."""
+        return int(np.min(self.n_seeds))
 
-    def part(self, index: int) -> "Values":
-        """One value alone."""
-        return Values.of((kind[..., index : index + 1] for kind in self.kinds()), self.n_seeds)
+    def only(self, keep: np.ndarray | slice) -> "Values":
+        """Some of the values, by a mask or slice."""
+        n_seeds = np.broadcast_to(self.n_seeds, self.estimate.shape)[keep]
+        return Values.of((kind[..., keep] for kind in self.kinds()), n_seeds)
+
+    def first_draws(self, n: int) -> "Values":
+        """The same values in fewer draws."""
+        estimate, *kinds = self.kinds()
+        return Values.of((estimate, *(kind[:n] for kind in kinds)), self.n_seeds)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """What there is to refit: the estimate and all different draws, and which of these rows each draw is.
+
+        Returns:
+            Shape (row, value), the estimate first; and shape (kind x draw,), the kinds of draws one after the other.
+            Where one seed stands behind all values, draws of both are draws of examples, and no draw of seeds differs
+            from the estimate. A share that is undefined in some draw only has a denominator of a few examples: the
+            estimate stands in.
+        """
+        estimate, both, examples, seeds = self.kinds()
+        draws = np.arange(1, 1 + both.shape[0])
+        every, index = [both, examples, seeds], [draws, draws + both.shape[0], draws + 2 * both.shape[0]]
+        if np.array_equal(both, examples, equal_nan=True) and np.all((seeds == estimate) | np.isnan(seeds)):
+            every, index = [both], [draws, draws, np.zeros_like(draws)]
+        filled = [np.where(np.isfinite(kind), kind, estimate) for kind in every]
+        return np.concatenate([estimate[None], *filled]), np.concatenate(index)
 
 
 @dataclass(frozen=True)
@@ -101,7 +126,8 @@ def agreements_of(drawn: SectionDraws, pairs: Iterable[Pair]) -> tuple[Values, V
         return agreements(columns.reshape(*columns.shape[:-1], len(pairs), 3))
 
     split = _values(drawn, keys, statistic)
-    parts = (Values.of((kind[..., i] for kind in split.kinds()), split.n_seeds) for i in range(3))
+    n_seeds = np.broadcast_to(split.n_seeds, (len(keys),)).reshape(len(pairs), 3).min(axis=1)
+    parts = (Values.of((kind[..., i] for kind in split.kinds()), n_seeds) for i in range(3))
     first, second, third = parts
     return first, second, third
 
@@ -115,5 +141,5 @@ def _values(drawn: SectionDraws, keys: list[tuple], statistic: Callable[[np.ndar
         statistic(estimate + examples + seeds),
         statistic(estimate + examples),
         statistic(estimate + seeds),
-        int(draws.n_seeds[index].min()),
+        draws.n_seeds[index],
     )

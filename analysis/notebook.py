@@ -30,6 +30,10 @@ from analysis.trends import Trends, trends
 
 QUANTITIES = ("accuracy", "pgr", "agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
 
+CONTINUED = ("pgr", "student", "ceiling")
+_NAMED = 6
+"""Curves that a message names."""
+
 
 class SweepResults:
     """Finished sweeps of a storage.
@@ -120,9 +124,20 @@ class SweepResults:
             weak: Supervisor.
 
         Raises:
-            AnalysisError: Nothing of the kind was continued.
+            AnalysisError: Nothing of the kind was continued; the message says of which students, and why.
         """
-        return _select(self.extrapolation.predictions, quantity=quantity, task=task, method=method, weak=weak)
+        if quantity not in CONTINUED:
+            raise AnalysisError(f"{quantity!r} is not continued; take one of {', '.join(CONTINUED)}")
+        wanted = {"task": task, "method": method, "weak": weak}
+        rows = [pl.col(name) == value for name, value in wanted.items() if value is not None]
+        same = [pl.col("quantity") == quantity, *rows]
+        found = self.extrapolation.predictions.filter(same)
+        if found.is_empty():
+            if quantity != "ceiling":
+                _select(self.estimates.pairs, **wanted)
+            reasons = self.extrapolation.refused.filter(same)
+            raise AnalysisError(f"no {quantity} is continued beyond the largest model{_told(reasons)}")
+        return found
 
     def plot(
         self,
@@ -190,6 +205,17 @@ def load(storage: str, sweep: str | None = None, *, options: Options | None = No
         AnalysisError: There is no such storage or sweep, or sweeps that are united call one run by different names.
     """
     return SweepResults(load_results(str(storage), sweep), options)
+
+
+def _told(reasons: pl.DataFrame) -> str:
+    """Why curves were not continued, the first ones by name."""
+    several = reasons["task"].n_unique() > 1
+    parts = [
+        f"{row['task'] + ': ' if several else ''}{row['method']} under {row['weak']}: {row['reason']}"
+        for row in reasons.head(_NAMED).to_dicts()
+    ]
+    more = f"; and {reasons.height - _NAMED} more" if reasons.height > _NAMED else ""
+    return f": {'; '.join(parts)}{more}" if parts else ""
 
 
 def _select(frame: pl.DataFrame, **wanted: str | None) -> pl.DataFrame:

@@ -18,7 +18,7 @@ def outlook(extrapolation: Extrapolation, section: Section) -> list[str]:
     """Sentences about one section; none where no line has enough students."""
     predictions, skill = (select_section(f, section) for f in (extrapolation.predictions, extrapolation.skill))
     derived = predictions.filter((pl.col("quantity") == "pgr") & (pl.col("predictor") == DERIVED))
-    tested = skill.filter((pl.col("quantity") == "pgr") & (pl.col("predictor") == DERIVED))
+    tested = skill.filter((pl.col("quantity") == "pgr") & (pl.col("predictor") == DERIVED) & (pl.col("n") > 0))
     lines = []
     if not tested.is_empty():
         methods = methods_in_order(tested["method"])[:_METHODS_IN_A_LINE]

@@ -163,6 +163,8 @@ def report_files(
         "extrapolation": beyond.predictions,
         "extrapolation_tests": beyond.tests,
         "extrapolation_skill": beyond.skill,
+        "extrapolation_left_out": beyond.left_out,
+        "extrapolation_refused": beyond.refused,
     }
     for name, frame in tables.items():
         files |= {f"tables/{name}{ending}": table_bytes(frame, ending) for ending in (".csv", ".parquet")}
@@ -277,11 +279,17 @@ def section_figures(
 
 
 def _tests_caption(skill: pl.DataFrame) -> str:
-    n = skill.filter((pl.col("quantity") == "student") & (pl.col("predictor") == DERIVED))["n"].sum()
+    derived = skill.filter(pl.col("predictor") == DERIVED)
+    n = derived.filter(pl.col("quantity") == "student")["n"].sum()
     tested = (
         f"{n} predictions of hidden students stand behind the widths" if n else "too few rungs to test by hiding some"
     )
+    left_out = derived.filter(pl.col("quantity") == "pgr")["n_left_out"].sum()
     words = f"50, 80 and 95 % bands; {tested}. Open squares: predicted while the largest were hidden."
+    words += f" {left_out} tests of PGR were left out for want of a gap." if left_out else ""
+    words += (
+        " It is a mixture of curves chosen by such tests, not the line within the data carried on, so it starts apart."
+    )
     return f" Beyond the dotted line: {words}"
 
 
@@ -438,6 +446,7 @@ _SKILL_COLUMNS = (
     Column("in 80 %", "inside_80", "share"),
     Column("in 95 %", "inside_95", "share"),
     Column("predictions", "n", "count"),
+    Column("left out", "n_left_out", "count", "tests of PGR where no gap was measured or predicted"),
 )
 _AHEAD_COLUMNS = (
     Column("quantity", "quantity", "text"),
@@ -518,6 +527,7 @@ def _section_context(
         ),
         "fits": _table(fits, _FIT_COLUMNS),
         "n_refused": refused.height,
+        "not_continued": estimates.of(section, beyond.refused).filter(pl.col("quantity") == "pgr").height,
     }
 
 

@@ -3,8 +3,7 @@
 Accuracies and agreements are fitted (binomial likelihood, log-odds); PGR is never fitted here but computed from the
 curves of student and ceiling and the supervisor's measured accuracy, in every joint draw anew, so that its band knows
 what the three share. Points share test examples and seeds vary, so the binomial n gives the points their relative
-weights, not the
-uncertainty: bands and the intervals of parameters come from refitting joint draws.
+weights, not the uncertainty: bands and the intervals of parameters come from refitting joint draws.
 
 A saturating curve needs five models: at most n - 2 parameters. With three or four a straight line in log-odds stands
 in.
@@ -24,6 +23,7 @@ from analysis.gaps import SECTION_KEY
 from analysis.grouping import SectionDraws, SectionPairs
 from analysis.intervals import Interval
 from analysis.lines import KINDS, Line, Values, accuracies_of, agreements_of, lines_of
+from analysis.refits import refit
 from analysis.scaling.families import LOG_ODDS_LINEAR, SATURATING, Family
 from analysis.scaling.fitting import Fit, FitStatus, axes_of, bounds_of, judged
 from analysis.scaling.losses import Loss, LossName
@@ -221,24 +221,28 @@ def _fit_together(x: np.ndarray, jobs: Sequence[_Job]) -> Iterator[_Fitted]:
     points = [Points(x[:, None], job.values.estimate, np.full(x.size, float(job.n_test))) for job in jobs]
     axes = axes_of(points[0], family)
     u = axes[0].position(x)[:, None]
-    data, counts = [], []
+    data, counts, indices = [], [], []
     for job in jobs:
-        estimate, *kinds = job.values.kinds()
-        # A share that is undefined in some draw only has a denominator of a few examples; the estimate stands in.
-        rows = np.concatenate([estimate[None], *(np.where(np.isfinite(kind), kind, estimate) for kind in kinds)])
+        rows, index = job.values.rows()
         half = 0.5 / job.n_test
         data.append(np.clip(rows, half, 1 - half))
         counts.append(np.full(rows.shape, float(job.n_test)))
+        indices.append(index)
     bounds = bounds_of(points[0], family)
-    solution = solve(family, u, np.concatenate(data), np.concatenate(counts), BINOMIAL, bounds=bounds)
-    rows = data[0].shape[0]
-    draws = (rows - 1) // KINDS
+    every, n = np.concatenate(data), np.concatenate(counts)
+    ends = np.cumsum([rows.shape[0] for rows in data])
+    firsts = ends - [rows.shape[0] for rows in data]
+    best = solve(family, u, every[firsts], n[firsts], BINOMIAL, bounds=bounds)
+    drawn = np.setdiff1d(np.arange(every.shape[0]), firsts)
+    parameters = np.empty((every.shape[0], family.n_parameters))
+    parameters[firsts] = best.parameters
+    parameters[drawn] = refit(family, u, every[drawn], n[drawn], BINOMIAL, bounds)
     for i, (job, own) in enumerate(zip(jobs, points, strict=True)):
-        part = slice(i * rows, (i + 1) * rows)
-        one = Solution(solution.parameters[part], solution.objective[part], solution.converged[part])
+        flat = None if best.flat is None else best.flat[i : i + 1]
+        one = Solution(best.parameters[i : i + 1], best.objective[i : i + 1], best.converged[i : i + 1], flat)
         fit = judged(own, family, BINOMIAL, axes, one)
-        kinds = tuple(one.parameters[1 + k * draws : 1 + (k + 1) * draws] for k in range(KINDS))
-        yield _Fitted(fit, kinds, job.values.n_seeds)
+        kinds = np.split(parameters[firsts[i] : ends[i]][indices[i]], KINDS)
+        yield _Fitted(fit, tuple(kinds), job.values.fewest_seeds)
 
 
 def _pgr_curve(
@@ -247,7 +251,7 @@ def _pgr_curve(
     """PGR over the students' range, from the smallest one with a gap and where the ceiling's curve is above the
     supervisor in the lower bound too: elsewhere the ratio means nothing."""
     grid = student.grid
-    n_seeds = min(student.n_seeds, ceiling.n_seeds, weak.n_seeds)
+    n_seeds = min(student.n_seeds, ceiling.n_seeds, weak.fewest_seeds)
     kinds = list(zip(weak.kinds(), student.on(grid).kinds(), ceiling.on(grid).kinds(), strict=True))
     clear = Values.of((c - w for w, _, c in kinds), n_seeds).interval(level).low > 0
     clear &= grid >= from_x * (1 - 1e-9)

@@ -64,7 +64,12 @@ def add_commands(add: Any) -> None:
         "--c-col", metavar="C", help="instead of --d-col: column of training FLOPs; tokens are C / (6 N)"
     )
     surface.add_argument("--loss-col", required=True, metavar="L", help="column of what is measured")
-    surface.add_argument("--train-where", metavar="'COL<1'", help="fit these rows, hold out the others; COL OP VALUE")
+    apart = surface.add_mutually_exclusive_group()
+    apart.add_argument("--train-where", metavar="'COL<1'", help="fit these rows, hold out the others; COL OP VALUE")
+    apart.add_argument(
+        "--holdout-largest", type=_count, default=0, metavar="K", help="hold out the rows with the K largest N of each"
+    )
+    surface.add_argument("--holdout-of", metavar="COL", help="of --holdout-largest: another column, such as FLOPs")
     surface.add_argument("--family", default="additive_power", help="additive_power, plane or log_odds_plane")
     _add_options(surface)
     surface.add_argument(
@@ -74,7 +79,7 @@ def add_commands(add: Any) -> None:
         metavar="FLOPS,...",
         help="the best split of these training FLOPs into N and D",
     )
-    surface.add_argument("--out", metavar="DIR", help="write tables (CSV, Parquet) here")
+    surface.add_argument("--out", metavar="DIR", help="write tables (CSV, Parquet) and the plot (PNG, SVG, PDF) here")
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
@@ -150,9 +155,7 @@ def _all_refused(what: str, refusals: Sequence[tuple[str, str]]) -> str:
     label, reason = refusals[0]
     if len(refusals) == 1:
         return f"{label}: {reason}" if label else reason
-    shown = "".join(f"\n  {name}: {why}" for name, why in refusals[:MAX_BLOCKS])
-    more = f"\n  and {len(refusals) - MAX_BLOCKS} more" if len(refusals) > MAX_BLOCKS else ""
-    return f"none of {len(refusals)} {what}s could be fitted:{shown}{more}"
+    return f"none of {len(refusals)} {what}s could be fitted:" + "".join(f"\n  {name}: {why}" for name, why in refusals)
 
 
 def _print_fits(fits: "Fits", predicted: "pl.DataFrame | None") -> None:
@@ -215,6 +218,8 @@ def _print_tested(row: Mapping[str, Any]) -> None:
         f"  {row['tested_on']}, {_count_of(row['n_tested'], 'prediction')}: RMSLE {words['rmsle']}; "
         f"last value {words['rmsle_last']}; linear in log x {words['rmsle_linear']}"
     )
+    if row["rmsle"] is None:
+        console.print("  errors of the logarithm need values above zero, and some tested here are not", style="dim")
     inside = [
         f"{p} %: {row[f'inside_{p}']} of {row['n_tested']}" for p in (50, 80, 95) if row[f"inside_{p}"] is not None
     ]
@@ -276,8 +281,13 @@ def _print_many(fits: "Fits") -> None:
             _plain(row["diagnosis"] or ""),
         )
     console.print(table)
-    if len(fits) > MAX_LINES:
-        console.print(f"and {len(fits) - MAX_LINES:,} more curves; --out DIR writes them all")
+    # No curve goes unmentioned; a table's columns would take long to lay out for thousands.
+    for row in fits.curves.slice(MAX_LINES).iter_rows(named=True):
+        name = ", ".join(str(row[column]) for column in fits.by)
+        told = f"{row['family'] or row['status']}, {_count_of(row['n_points'], 'point')}"
+        if row["n_tested"]:
+            told += f", tested on {row['n_tested']}: RMSLE {_value(row['rmsle'])}"
+        console.print(_plain(f"  {name}: {told}" + (f"; {row['diagnosis']}" if row["diagnosis"] else "")))
     _print_overall(fits)
 
 
@@ -333,6 +343,8 @@ def fit2(args: argparse.Namespace) -> int:
         x=(args.n_col, second),
         y=args.loss_col,
         train_where=args.train_where,
+        holdout_largest=args.holdout_largest,
+        holdout_of=args.holdout_of,
         family=args.family,
         **_shared(args),
     )
@@ -343,13 +355,15 @@ def fit2(args: argparse.Namespace) -> int:
     _print_surfaces(surfaces, optimal)
     if args.out:
         from analysis.export import table_bytes
+        from analysis.plots.style import render
         from analysis.scaling.files import write_folder
 
-        frames = {"parameters": surfaces.parameters, "surfaces": surfaces.summary}
+        frames = {"parameters": surfaces.parameters, "surfaces": surfaces.summary, "tests": surfaces.tests}
         if optimal is not None:
             frames["optimal"] = optimal
         files = {f"{name}.csv": table_bytes(frame, ".csv") for name, frame in frames.items()}
         files["parameters.parquet"] = table_bytes(surfaces.parameters, ".parquet")
+        files |= {f"plot.{kind}": raw for kind, raw in render(surfaces.plot()).items()}
         print(f"\nwritten: {write_folder(args.out, files, _about(args, surfaces))}")
     return SOME_REFUSED if refused else 0
 
@@ -387,7 +401,16 @@ def _print_surfaces(surfaces: "Surfaces", optimal: "pl.DataFrame | None") -> Non
             console.print(f"  note: {_plain(row['diagnosis'])}")
         console.print(f"  RMSLE of the fitted points {_value(row['rmsle_fitted'])}")
         if row["n_held_out"]:
-            console.print(f"  held out {_count_of(row['n_held_out'], 'point')}: RMSLE {_value(row['rmsle'])}")
+            console.print(
+                f"  held out {_count_of(row['n_held_out'], 'point')}: RMSLE {_value(row['rmsle'])}; nearest point "
+                f"{_value(row['rmsle_nearest'])}; plane of logarithms {_value(row['rmsle_plane'])}"
+            )
+            inside = [
+                f"{p} %: {row[f'inside_{p}']} of {row['n_held_out']}"
+                for p in (50, 80, 95)
+                if row[f"inside_{p}"] is not None
+            ]
+            console.print(f"  inside the intervals: {'; '.join(inside) or 'there are none'}")
         if optimal is None:
             continue
         own = _rows_of(optimal, tuple(surfaces.keys), surface.key)

@@ -17,6 +17,8 @@ from analysis.plots.style import CEILING_COLOUR, FLOOR_COLOUR, in_order, method_
 MAX_METHODS = 3
 _SHADES = (0.22, 0.14, 0.08)
 """Opacity of the 50, 80 and 95 % bands."""
+_APART = 1.01
+"""Multiple of the largest measured compute from which the continuation is drawn."""
 DIRECT_COLOUR = "#8c6d31"
 
 
@@ -122,7 +124,7 @@ def _pgr(
     curve_or_line(ax, told(curves.filter(of_line)), rows, "strong_x", "pgr", colour, oracle=is_oracle(method))
     own = predictions.filter(of_line)
     _continued(ax, own.filter(pl.col("predictor") == DERIVED), colour)
-    direct = own.filter(pl.col("predictor") == DIRECT).sort("x")
+    direct = own.filter((pl.col("predictor") == DIRECT) & (pl.col("reach") > _APART)).sort("x")
     ax.plot(direct["x"], direct["y"], color=DIRECT_COLOUR, linestyle=(0, (1, 1.2)), linewidth=1.4)
     points(ax, rows["strong_x"].to_numpy(), rows, "pgr", colour, hollow=is_oracle(method))
     _tested(ax, tests.filter(of_line), colour)
@@ -133,10 +135,11 @@ def _pgr(
 
 
 def _continued(ax: Axes, rows: pl.DataFrame, colour: str) -> None:
-    """A dashed line with three bands; the flag where tests showed no skill, or there were none."""
+    """A dashed line with three bands, apart from the line within the data: that one is the best fit of one family, this
+    a mixture chosen by its errors on hidden models, and where they meet they need not agree."""
+    rows = rows.filter(pl.col("reach") > _APART).sort("x")
     if rows.is_empty():
         return
-    rows = rows.sort("x")
     ax.plot(rows["x"], rows["y"], color=colour, linestyle=(0, (4, 1.5)), linewidth=1.4)
     for level, shade in zip(LEVELS, _SHADES, strict=True):
         low, high = rows[f"y_low_{level * 100:.0f}"], rows[f"y_high_{level * 100:.0f}"]

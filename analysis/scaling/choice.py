@@ -9,7 +9,9 @@ Candidates are then *stacked*: each gets a weight inverse to its mean squared er
 both in units of what was *at stake*: the range of y seen, times how many of the seen ranges of log x a target lies
 beyond. A candidate with at most three parameters that stands now but stood at no origin, for want of levels, counts as
 the median one. Weights of few origins are noisy; one imagined target at which all are equal is added.
-Bounds of fits (whether all y are shares) and the scale of errors are those of all points given, also at inner origins.
+What an origin predicts follows from the levels it shows alone: bounds of fits (whether all y are shares), and the range
+that predictions are kept in. Errors of all origins are measured on one scale, that of all points given, and in units of
+their noise: a score sees what was hidden anyway. So do positions: the range of x is that of all points given.
 
 How wrong the mixture was at the origins, in units of what was at stake, is also how wide its bands are beyond the data
 (`widening`). The three constants were chosen on one half of the curves of `benchmarks/extrapolation.py` and are judged
@@ -96,20 +98,33 @@ def predictions(
         rows = np.flatnonzero(k >= family.n_parameters + 2)
         values = np.full((k.size, at.size), np.nan)
         if rows.size:
-            axes = axes_of(points, family)
-            weights = weights_of(points, loss) * visible[rows]
-            y = np.broadcast_to(points.y, weights.shape)
-            u = axes[0].position(points.x)
-            solution = solve(family, u, y, weights, loss, bounds=bounds_of(points, family))
-            values[rows] = in_range(points, family.predict(solution.parameters, axes[0].position(at[:, None])))
+            axis = axes_of(points, family)[0]
+            weights, u, target = weights_of(points, loss), axis.position(points.x), axis.position(at[:, None])
+            seen = [points.take(visible[row]) for row in rows]
+            # Nearly always one group: bounds depend on whether all y are shares, and whether some are negative.
+            for bounds, own in _grouped([bounds_of(one, family) for one in seen]):
+                shown_weights = weights * visible[rows[own]]
+                y = np.broadcast_to(points.y, shown_weights.shape)
+                solution = solve(family, u, y, shown_weights, loss, bounds=bounds)
+                for index, value in zip(own, family.predict(solution.parameters, target), strict=True):
+                    values[rows[index]] = in_range(seen[index], value)
         found[family.name] = values
     return found
 
 
+def _grouped(bounds: Sequence[tuple[Array, Array]]) -> list[tuple[tuple[Array, Array], list[int]]]:
+    """Equal bounds, each with the indices that have them."""
+    groups: dict[bytes, list[int]] = {}
+    for index, pair in enumerate(bounds):
+        groups.setdefault(np.concatenate(pair).tobytes(), []).append(index)
+    return [(bounds[own[0]], own) for own in groups.values()]
+
+
 def _straight(means: Points, shown: Array, at: Array) -> Array:
     """Least squares of y on log x over the visible levels, shape (origin, target)."""
-    rows = [straight_line(means.take(np.arange(means.y.size) < k), at) @ means.y[:k] for k in shown]
-    return in_range(means, np.array(rows).reshape(len(shown), at.size))
+    seen = [means.take(np.arange(means.y.size) < k) for k in shown]
+    rows = [in_range(own, straight_line(own, at) @ own.y) for own in seen]
+    return np.array(rows).reshape(len(shown), at.size)
 
 
 def straight_line(seen: Points, at: Array) -> Array:
@@ -158,7 +173,8 @@ def inner_test(points: Points, families: Sequence[Family], loss: Loss, *, horizo
     index = np.arange(n)
     hidden = (index[None, :] >= shown[:, None]) & (index[None, :] < shown[:, None] + horizon)
     noise = noise_of(points)
-    stakes = np.array([at_stake(means.take(index < k), means.x[:, 0], noise) for k in shown]).reshape(shown.size, n)
+    stakes = [at_stake(means.take(index < k), means.x[:, 0], noise, scale) for k in shown]
+    stakes = np.array(stakes).reshape(shown.size, n)
     observed = scale.to(means.y)
     predicted = predictions(points, shown, means.x[:, 0], families, loss)
     errors = {
@@ -168,14 +184,14 @@ def inner_test(points: Points, families: Sequence[Family], loss: Loss, *, horizo
     return InnerTest(shown, errors)
 
 
-def at_stake(seen: Points, x: Array, noise: float) -> Array:
-    """What there is to be wrong about at some x, on the error scale, from the levels seen.
+def at_stake(seen: Points, x: Array, noise: float, scale: Scale | None = None) -> Array:
+    """What there is to be wrong about at some x, on the error scale (by default that of the levels seen).
 
     The range of y seen, times the distance beyond the largest x in ranges of log x; and the noise, added as variances.
     """
-    means = seen.means()
+    means, scale = seen.means(), scale or error_scale(seen)
     t = np.log(means.x[:, 0])
-    spread = float(np.ptp(error_scale(seen).to(means.y)))
+    spread = float(np.ptp(scale.to(means.y)))
     beyond = np.maximum(np.log(x) - t[-1], 0.0) / max(t[-1] - t[0], 1e-12)
     return np.sqrt((spread * beyond) ** 2 + NOISE_SHARE * noise**2 + 1e-18)
 

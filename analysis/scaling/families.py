@@ -31,7 +31,7 @@ same families describe losses, which fall, and accuracies, which rise.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from scipy.special import expit
@@ -101,6 +101,9 @@ class Family:
     natural: tuple[Natural, ...]
     n_polished: int = 1
     """How many of the best grid points are polished."""
+    kinds: Callable[[], Array] | None = None
+    """Which kind of curve each grid point is, from 0, shape (start,): then only the best of each kind are candidates,
+    so that the starts are not all neighbours."""
     n_variables: int = 1
 
     @property
@@ -247,6 +250,10 @@ def _m4_slope(theta: Array, u: Array) -> Array:
     return np.stack([slopes, -slopes], axis=-2)
 
 
+_LARGEST_LOG = 60.0
+"""Of the falling term of broken laws, so that it stays finite far beyond the points."""
+
+
 def _broken_log(theta: Array, u: Array) -> Array:
     """Logarithm of the falling term; theta = (c0, then c, d, f of each break), with d a position and f in positions."""
     log = -theta[..., 0] * u[..., 0]
@@ -254,7 +261,7 @@ def _broken_log(theta: Array, u: Array) -> Array:
         c, d, f = (theta[..., first + i] for i in range(3))
         v = (u[..., 0] - d) / f
         log = log - c * f * (np.maximum(v, 0) + np.log1p(np.exp(-np.abs(v))))
-    return np.clip(log, -60, 60)
+    return np.clip(log, -_LARGEST_LOG, _LARGEST_LOG)
 
 
 def _broken(theta: Array, u: Array) -> Array:
@@ -280,7 +287,9 @@ def _broken_slope(theta: Array, u: Array) -> Array:
         slopes[..., first + 2] = -c * (soft - v * gate)
         log = log - c * f * soft
     both = np.zeros((*shape, 2, theta.shape[-1]))
-    np.multiply(np.exp(np.clip(log, -60, 60))[..., None], slopes, out=both[..., 1, :])
+    # Where the logarithm is clipped, `_broken` is constant.
+    term = np.where(np.abs(log) < _LARGEST_LOG, np.exp(np.clip(log, -_LARGEST_LOG, _LARGEST_LOG)), 0.0)
+    np.multiply(term[..., None], slopes, out=both[..., 1, :])
     return both
 
 
@@ -307,12 +316,41 @@ _RATES = np.geomspace(LOWEST_RATE, HIGHEST_RATE, 24)
 _SIGNED_RATES = np.linspace(-4, 4, 33)
 
 
+_BREAK_RATES = (-5.0, -1.5, 0.3, 1.5, 5.0)
+
+
+def _one_break() -> Array:
+    rates, bends = (-5.0, -1.5, -0.3, 0.3, 1.5, 5.0), (-12.0, -5.0, -1.5, 0.3, 1.5, 5.0, 12.0)
+    # A sharp break is found from the gap between points that it lies in only, also from the first and the last one.
+    places, widths = (np.arange(11) + 0.5) / 11, (0.03, 0.15)
+    return np.array(list(product(rates, bends, places, widths)))
+
+
+def _one_break_kinds() -> Array:
+    """By the place of the break, whether it is sharp, and whether the rates before it and at it are positive."""
+    grid = _one_break()
+    return _labels(grid[:, 2], grid[:, 3] < 0.1, grid[:, 0] > 0, grid[:, 1] > 0)
+
+
+def _labels(*columns: Array) -> Array:
+    """A number from 0 for each different row."""
+    return np.unique(np.column_stack(columns), axis=0, return_inverse=True)[1].ravel()
+
+
 def _two_breaks() -> Array:
-    """Pairs of breaks at distinct places, over a few rates before, between and after."""
-    rates = (-1.5, 0.3, 1.5, 5.0)
-    places = ((0.2, 0.5), (0.2, 0.8), (0.5, 0.8))
-    rows = [(c0, c1, d1, f, c2, d2, f) for c0, c1, c2 in product(rates, repeat=3) for d1, d2 in places for f in (0.05,)]
+    """Pairs of breaks at distinct places, over rates before, between and after."""
+    pairs = combinations((0.1, 0.25, 0.4, 0.55, 0.7, 0.85), 2)
+    rows = [
+        (c0, c1, d1, f, c2, d2, f)
+        for (d1, d2), c0, c1, c2, f in product(pairs, _BREAK_RATES, _BREAK_RATES, _BREAK_RATES, (0.05,))
+    ]
     return np.array(rows)
+
+
+def _two_breaks_kinds() -> Array:
+    """By the places of the breaks, and whether the rate before them is positive."""
+    grid = _two_breaks()
+    return _labels(grid[:, 2], grid[:, 5], grid[:, 0] > 0)
 
 
 # --- natural parameters ----------------------------------------------------------------------------------------------
@@ -367,14 +405,7 @@ def _broken_natural(breaks: int) -> tuple[Natural, ...]:
 
 def _broken_family(breaks: int) -> Family:
     rate, place, width = (-HIGHEST_RATE, HIGHEST_RATE), (0.0, 1.0), (0.02, 1.0)
-    grid = _two_breaks
-    if breaks == 1:
-        grid = _grid(
-            np.array([-1.5, -0.3, 0.3, 1.5, 5.0]),
-            np.array([-5.0, -1.5, 0.3, 1.5, 5.0]),
-            np.array([0.15, 0.35, 0.5, 0.65, 0.85]),
-            np.array([0.05, 0.2]),
-        )
+    grid, kinds = (_one_break, _one_break_kinds) if breaks == 1 else (_two_breaks, _two_breaks_kinds)
     return Family(
         name=f"bnsl{breaks}",
         formula="a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)",
@@ -387,7 +418,8 @@ def _broken_family(breaks: int) -> Family:
         slope=_broken_slope,
         starts=grid,
         natural=_broken_natural(breaks),
-        n_polished=8 if breaks == 1 else 10,
+        n_polished=28 if breaks == 1 else 30,
+        kinds=kinds,
     )
 
 

@@ -21,6 +21,9 @@ class FitStatus(StrEnum):
     """An optimum inside the bounds."""
     AT_BOUND = "at bound"
     """The curve follows the points, but some parameters are not determined by them; `diagnosis` says which."""
+    FLAT = "flat optimum"
+    """The curve follows the points as closely as it can, to 1e-4 of the objective, but parameters can be traded for one
+    another there, so the optimiser did not come to an end; do not quote them."""
     NOT_CONVERGED = "not converged"
     """The optimiser stopped short; do not use the curve."""
 
@@ -107,6 +110,9 @@ def check(points: Points, family: Family, loss: Loss) -> None:
     Raises:
         AnalysisError: Fewer different x than parameters, values outside the loss's domain, shares without counts.
     """
+    if points.n_levels == 1:
+        place = ", ".join(f"{value:g}" for value in points.x[0])
+        raise AnalysisError(f"all points are at one x ({place}); a curve needs two different ones at least")
     if points.n_levels < max(family.n_parameters, 2):
         raise AnalysisError(
             f"{family.name} has {family.n_parameters} parameters; there are only {points.n_levels} different x"
@@ -173,13 +179,16 @@ def judged(points: Points, family: Family, loss: Loss, axes: tuple[Axis, ...], s
         dispersion=dispersion,
         degrees=degrees,
     )
-    if not solution.converged[0]:
+    flat = solution.flat is not None and bool(solution.flat[0])
+    if not solution.converged[0] and not flat:
         return replace(fit, status=FitStatus.NOT_CONVERGED, diagnosis="the fit did not converge")
     notes = undetermined(fit)
+    status = FitStatus.FLAT if flat else FitStatus.AT_BOUND if notes else fit.status
+    if flat:
+        notes = ["flat optimum: other parameters give the same curve, so the points do not determine them", *notes]
     if not testable:
-        few = f"not testable: {points.n_levels} different x, {family.name} needs {family.n_parameters + 2}"
-        return replace(fit, status=FitStatus.AT_BOUND if notes else fit.status, diagnosis="; ".join([few, *notes]))
-    return replace(fit, status=FitStatus.AT_BOUND if notes else fit.status, diagnosis="; ".join(notes))
+        notes = [f"not testable: {points.n_levels} different x, {family.name} needs {family.n_parameters + 2}", *notes]
+    return replace(fit, status=status, diagnosis="; ".join(notes))
 
 
 def undetermined(fit: Fit) -> list[str]:

@@ -29,7 +29,7 @@ from analysis.scaling.choice import (
 )
 from analysis.scaling.families import CURVES, LINEAR, LOG_ODDS_LINEAR, POWER, Family
 from analysis.scaling.fitting import Fit, fit_points
-from analysis.scaling.losses import Loss, default_loss
+from analysis.scaling.losses import Loss, default_loss, rmsle
 from analysis.scaling.points import Points
 from analysis.scaling.uncertainty import DEFAULT_DRAWS, LEVELS, Kind, curve_band, resample
 
@@ -78,14 +78,28 @@ class Forecast:
     @property
     def skill(self) -> bool | None:
         """Whether held-out errors were smaller than those of the last value; None where there was nothing to test."""
-        own, last = rmsle(self.tests, self.family), rmsle(self.tests, LAST)
+        own, last = rmsle_of(self.tests, self.family), rmsle_of(self.tests, LAST)
         return None if own is None or last is None else own < last
 
     def at(self, x: Array | Sequence[float]) -> Array:
-        """Values, shape (point,): the mean of the fits within the data, the mixture beyond."""
+        """Values, shape (point,): the mean of the fits within the data, the mixture beyond.
+
+        The mixture has members that pass by the curve at the largest x (the last value, for one). What it is off there
+        fades out over half a level, where no test has been, so that the curve does not jump.
+        """
         x = np.atleast_1d(np.asarray(x, dtype=np.float64))
-        beyond = x > self.points.x.max()
-        return np.where(beyond, self._mixture(x), self._inside(x))
+        top = self.points.x.max()
+        scale, edge = error_scale(self.points), np.array([top])
+        off = scale.to(self._inside(edge)) - scale.to(self._mixture(edge))
+        near = self._nearness(x)
+        mixture = self._mixture(x)
+        blended = in_range(self.points, scale.back(scale.to(mixture) + near * off))
+        return np.where(x > top, np.where(near > 0, blended, mixture), self._inside(x))
+
+    def _nearness(self, x: Array) -> Array:
+        """1 up to the largest x measured, falling in log x to 0 half the distance of the two largest beyond it."""
+        t = np.log(self.points.levels[:, 0])
+        return np.clip(1 - (np.log(x) - t[-1]) / (0.5 * (t[-1] - t[-2])), 0.0, 1.0)
 
     def bands(
         self, x: Array | Sequence[float], levels: Sequence[float] = LEVELS, *, observed: bool = False
@@ -114,9 +128,10 @@ class Forecast:
             below, above = centre - scale.to(low), scale.to(high) - centre
             stake = at_stake(self.points, x, noise)
             if observed:
-                reach = self.widened.half_width(stake, level)
+                reach, near = self.widened.half_width(stake, level), self._nearness(x)
+                arms = (np.sqrt(arm**2 + _normal(level) ** 2 * noise**2) for arm in (below, above))
                 below, above = (
-                    np.where(beyond, reach, np.sqrt(arm**2 + _normal(level) ** 2 * noise**2)) for arm in (below, above)
+                    np.where(near > 0, near * arm, 0.0) + np.where(near < 1, (1 - near) * reach, 0.0) for arm in arms
                 )
             else:
                 reach = self.widened.half_width(at_stake(self.points, x, 0.0), level)
@@ -207,6 +222,8 @@ def forecast(
         fit = fit_points(points, line, loss)
         fits[line.name] = _with_draws(fit, draws, uncertainty, random_seed) if draws else fit
         choice.weights.setdefault(line.name, 1.0)
+        total = sum(choice.weights.values())
+        choice.weights.update({name: share / total for name, share in choice.weights.items()})
     members = [Member(fit, choice.weights[name]) for name, fit in fits.items()]
     members.sort(key=lambda m: -m.weight)
     return Forecast(
@@ -332,10 +349,10 @@ def _rows(train: Points, test: Points, family: str, loss: Loss | None, *, every:
     return rows
 
 
-def rmsle(tests: pl.DataFrame, predictor: str) -> float | None:
-    """Root mean squared log error of one predictor; None where nothing was tested."""
-    errors = tests.filter(pl.col("predictor") == predictor)["log_error"].drop_nulls().to_numpy()
-    return float(np.sqrt(np.mean(errors**2))) if errors.size else None
+def rmsle_of(tests: pl.DataFrame, predictor: str) -> float | None:
+    """Root mean squared log error of one predictor, of the rows where both values are positive; None without any."""
+    own = tests.filter((pl.col("predictor") == predictor) & pl.col("log_error").is_not_null())
+    return rmsle(own["observed"].to_numpy(), own["predicted"].to_numpy())
 
 
 def coverage(tests: pl.DataFrame, predictor: str, level: float) -> tuple[int, int]:

@@ -129,3 +129,15 @@ def default_loss(y: Array, *, counts: bool) -> Loss:
     if counts:
         return Loss(LossName.BINOMIAL)
     return Loss(LossName.HUBER_LOG, np.inf) if np.all(y > 0) else Loss(LossName.SQUARED)
+
+
+def rmsle(observed: Array, predicted: Array) -> float | None:
+    """Root mean squared error of the logarithm; None without points or where an observed value is not positive.
+
+    Infinite where a positive value was predicted to be zero or below.
+    """
+    if observed.size == 0 or np.any(observed <= 0):
+        return None
+    if np.any(predicted <= 0):
+        return float("inf")
+    return float(np.sqrt(np.mean(np.log(predicted / observed) ** 2)))

@@ -8,7 +8,8 @@ scipy has both parts for one data set at a time, at some milliseconds each. Band
 hundreds of fits per curve; arrays of fits make that a hundred times cheaper.
 """
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from itertools import product
 
 import numpy as np
@@ -25,8 +26,13 @@ _STALLED = 1e-11
 _CREEPING = 1e-8
 """Gain of a step, relative to the objective, at which a flat valley is only walked along; three such end a fit."""
 _LARGEST_DAMPING = 1e16
-_TRIED, _FEW = 50, 4
-"""Steps from every start before only the better half goes on, and up to how many starts all go on."""
+_ONE_ROUND, _ROUNDS, _FEW = (50,), (15, 15, 30), 4
+"""Steps from every start before only the better half goes on, once or, from starts of many kinds, again and again; and
+up to how many starts all go on."""
+_LEVELLED, _FLAT = 50, 1e-4
+"""A fit that stopped for want of steps is flat if its last so many gained less than this share of the objective."""
+_TOGETHER, _THREADS = 500, 2
+"""Data sets fitted together, as many as caches and memory like, and how many such lots are fitted side by side."""
 _PROBE, _MOST_BENT = 0.1, 0.75
 """Share of a step at which its curvature is measured, and the largest bend that is believed, relative to the step."""
 
@@ -40,7 +46,10 @@ class Solution:
     objective: Array
     """Shape (fit,)."""
     converged: Array
-    """Bool, shape (fit,)."""
+    """Whether steps came to an end at an optimum, bool, shape (fit,)."""
+    flat: Array | None = None
+    """Whether, though they did not, the last of them gained next to nothing: parameters can be traded for each other at
+    the same objective, so the curve is found and they are not. Bool, shape (fit,); None: not told."""
 
 
 def solve(
@@ -66,32 +75,57 @@ def solve(
     """
     y = np.atleast_2d(y)
     w = np.broadcast_to(w, y.shape)
+    lots = [slice(first, first + _TOGETHER) for first in range(0, y.shape[0], _TOGETHER)]
+
+    def one(lot: slice) -> Solution:
+        return _solve_lot(family, u, y[lot], w[lot], loss, bounds, starts)
+
+    if len(lots) <= 1:
+        return one(slice(None))
+    with ThreadPoolExecutor(_THREADS) as pool:  # numpy lets go of the interpreter in its loops
+        parts = list(pool.map(one, lots))
+    return Solution(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Solution)))
+
+
+def _solve_lot(
+    family: Family,
+    u: Array,
+    y: Array,
+    w: Array,
+    loss: Loss,
+    bounds: tuple[Array, Array],
+    starts: Array | None,
+) -> Solution:
     found = search(family, u, y, w, loss, bounds)
     if starts is not None:
         more = np.broadcast_to(starts[None], (y.shape[0], *starts.shape))
         found = np.concatenate([found, more], axis=1)
-    tried = 0
-    if found.shape[1] > _FEW:
-        tried = _TRIED
-        found = _better_half(family, u, y, w, loss, bounds, found)
+    left = _ITERATIONS
+    for steps in _ROUNDS if family.kinds is not None else _ONE_ROUND:
+        if found.shape[1] > _FEW:
+            found = _better_half(family, u, y, w, loss, bounds, found, steps)
+            left -= steps
     n_fits, n_starts, n_parameters = found.shape
     repeat = np.repeat(np.arange(n_fits), n_starts)
     flat = found.reshape(-1, n_parameters)
-    polished = polish(family, u, y[repeat], w[repeat], loss, bounds, flat, iterations=_ITERATIONS - tried)
+    polished = polish(family, u, y[repeat], w[repeat], loss, bounds, flat, iterations=left)
     objective = polished.objective.reshape(n_fits, n_starts)
     pick = np.argmin(np.where(np.isfinite(objective), objective, np.inf), axis=1)
     chosen = np.arange(n_fits) * n_starts + pick
-    return Solution(polished.parameters[chosen], polished.objective[chosen], polished.converged[chosen])
+    assert polished.flat is not None
+    return Solution(
+        polished.parameters[chosen], polished.objective[chosen], polished.converged[chosen], polished.flat[chosen]
+    )
 
 
 def _better_half(
-    family: Family, u: Array, y: Array, w: Array, loss: Loss, bounds: tuple[Array, Array], found: Array
+    family: Family, u: Array, y: Array, w: Array, loss: Loss, bounds: tuple[Array, Array], found: Array, steps: int
 ) -> Array:
     """The starts that are best after a few steps, moved by them, (fit, start, parameter) -> (fit, half, parameter)."""
     n_fits, n_starts, n_parameters = found.shape
     repeat = np.repeat(np.arange(n_fits), n_starts)
     flat = found.reshape(-1, n_parameters)
-    tried = polish(family, u, y[repeat], w[repeat], loss, bounds, flat, iterations=_TRIED)
+    tried = polish(family, u, y[repeat], w[repeat], loss, bounds, flat, iterations=steps)
     objective = tried.objective.reshape(n_fits, n_starts)
     best = np.argsort(np.where(np.isfinite(objective), objective, np.inf), axis=1)[:, : -(-n_starts // 2)]
     return np.take_along_axis(tried.parameters.reshape(found.shape), best[:, :, None], axis=1)
@@ -103,6 +137,7 @@ def search(family: Family, u: Array, y: Array, w: Array, loss: Loss, bounds: tup
     low, high = bounds
     k = family.n_coefficients
     basis = np.broadcast_to(family.basis(thetas[:, None, :], u), (thetas.shape[0], u.shape[0], k))
+    kinds = family.kinds() if family.kinds is not None else None
     keep = min(family.n_polished, thetas.shape[0])
     step = max(1, _CHUNK_CELLS // max(thetas.shape[0] * u.shape[0], 1))
     parts = []
@@ -114,23 +149,34 @@ def search(family: Family, u: Array, y: Array, w: Array, loss: Loss, bounds: tup
             target = logit(clipped)
             spread = clipped * (1 - clipped)
             weight = own_w * (spread if loss.shares else spread**2)
+        # Grid points outside the loss's domain still say where the shape fits; they rank after all others.
         gram = np.einsum("fp,spi,spj->fsij", weight, basis, basis, optimize=True)
         moment = np.einsum("fp,spi->fsi", weight * target, basis, optimize=True)
         c = bounded_least_squares(gram, moment, low[:k], high[:k])  # (fit, start, coefficient)
+        eta = np.einsum("spi,fsi->fsp", basis, c, optimize=True)
+        fallback = np.einsum("fp,fsp->fs", weight, (target[:, None, :] - eta) ** 2)
         theta = np.broadcast_to(thetas, (c.shape[0], *thetas.shape))
-        every = np.concatenate([c, theta], axis=-1)
-        f = np.einsum("spi,fsi->fsp", basis, c, optimize=True)
-        if family.link is Link.LOG_ODDS:
-            f = expit(f)
+        if kinds is not None:
+            # Of a large grid only the best of each kind, by the least squares just solved, are asked the loss itself.
+            chosen = _best_of_each(fallback, kinds)
+            c, eta, theta = (np.take_along_axis(v, chosen[:, :, None], axis=1) for v in (c, eta, theta))
+            fallback = np.take_along_axis(fallback, chosen, axis=1)
+        f = expit(eta) if family.link is Link.LOG_ODDS else eta
         value = loss.objective(own_y[:, None, :], f, own_w[:, None, :])
-        # Grid points outside the loss's domain still say where the shape fits; they rank after all others.
-        fallback = np.sum(
-            weight[:, None, :] * (target[:, None, :] - np.einsum("spi,fsi->fsp", basis, c, optimize=True)) ** 2, axis=-1
-        )
         value = np.where(np.isfinite(value), value, 1e100 * (1 + fallback / (1 + fallback)))
+        every = np.concatenate([c, theta], axis=-1)
         best = np.argsort(value, axis=1)[:, :keep]
         parts.append(np.take_along_axis(every, best[:, :, None], axis=1))
     return np.concatenate(parts)
+
+
+def _best_of_each(value: Array, kinds: Array) -> Array:
+    """Index of the least value of each kind, (fit, start) and (start,) -> (fit, kind)."""
+    columns = []
+    for kind in range(int(kinds.max()) + 1):
+        own = np.flatnonzero(kinds == kind)
+        columns.append(own[np.argmin(value[:, own], axis=1)])
+    return np.stack(columns, axis=1)
 
 
 def bounded_least_squares(gram: Array, moment: Array, low: Array, high: Array) -> Array:
@@ -166,7 +212,7 @@ def bounded_least_squares(gram: Array, moment: Array, low: Array, high: Array) -
             rest = moment[..., free] - np.einsum("...fh,...h->...f", gram[..., free, :][..., held], c[..., held])
             own = gram[..., free, :][..., free] / (scale[..., free, None] * scale[..., None, free])
             own = own + 1e-13 * np.eye(len(free))
-            c[..., free] = np.linalg.solve(own, (rest / scale[..., free])[..., None])[..., 0] / scale[..., free]
+            c[..., free] = _solved(own, rest / scale[..., free]) / scale[..., free]
         slack = 1e-9 * (1 + np.abs(c))
         feasible = np.all((c >= low - slack) & (c <= high + slack), axis=-1)
         value = 0.5 * np.einsum("...i,...ij,...j->...", c, gram, c) - np.einsum("...i,...i->...", moment, c)
@@ -174,6 +220,20 @@ def bounded_least_squares(gram: Array, moment: Array, low: Array, high: Array) -
         best = np.where(better[..., None], c, best)
         best_value = np.where(better, value, best_value)
     return np.clip(best, low, high)
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """Solutions of small positive definite equations, (..., k, k) and (..., k) -> (..., k).
+
+    Up to k = 2 by elimination, much faster than LAPACK on many small matrices.
+    """
+    if right.shape[-1] == 1:
+        return right / matrix[..., 0]
+    if right.shape[-1] > 2:
+        return np.linalg.solve(matrix, right[..., None])[..., 0]
+    share = matrix[..., 1, 0] / matrix[..., 0, 0]
+    second = (right[..., 1] - share * right[..., 0]) / (matrix[..., 1, 1] - share * matrix[..., 0, 1])
+    return np.stack([(right[..., 0] - matrix[..., 0, 1] * second) / matrix[..., 0, 0], second], axis=-1)
 
 
 def polish(
@@ -206,9 +266,12 @@ def polish(
     crept = np.zeros(n_fits, dtype=np.int64)
     active = np.flatnonzero(np.ones(n_fits, dtype=bool))
     eye = np.eye(n_parameters)
-    for _ in range(iterations):
+    before = np.full(n_fits, np.inf)
+    for iteration in range(iterations):
         if active.size == 0:
             break
+        if iteration == iterations - _LEVELLED:
+            before = objective.copy()
         own, own_y, own_w = p[active], y[active], w[active]
         f, slope = family.predict_with_slope(own, u)
         score, curvature = loss.score(own_y, f, own_w)
@@ -245,7 +308,9 @@ def polish(
         converged[active] |= done
         active = active[~done]
     converged &= np.isfinite(objective)
-    return Solution(p, objective, converged)
+    with np.errstate(invalid="ignore"):  # infinity less infinity is not flat
+        flat = ~converged & (before - objective <= _FLAT * np.abs(objective))
+    return Solution(p, objective, converged, flat)
 
 
 def _bend(

@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from analysis.errors import AnalysisError
 from analysis.scaling.families import ADDITIVE_POWER, SURFACES
 from analysis.scaling.files import did_you_mean, require_columns, rows_where
 from analysis.scaling.fitting import Fit, fit_points
-from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName
-from analysis.scaling.points import Points
+from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName, rmsle
+from analysis.scaling.points import Points, numbers_of, points_of
 from analysis.scaling.tables import (
     AUTO,
     REFUSED,
@@ -29,12 +32,20 @@ from analysis.scaling.tables import (
     loss_of,
     loss_reason,
     parameters_of,
-    points_of_rows,
-    rmsle,
 )
-from analysis.scaling.uncertainty import DEFAULT_DRAWS, KINDS, Kind, curve_band, resample, stretched
+from analysis.scaling.uncertainty import (
+    DEFAULT_DRAWS,
+    KINDS,
+    LEVELS,
+    Kind,
+    curve_band,
+    resample,
+    stretched,
+)
 
 Array = np.ndarray
+NEAREST, PLANE_OF_LOGS = "nearest", "plane"
+_PERCENTS = tuple(round(100 * level) for level in LEVELS)
 FLOPS_PER_PARAMETER_AND_TOKEN = 6.0
 """Of training (Kaplan et al. 2020): C = 6 N D."""
 
@@ -60,6 +71,23 @@ class Surface:
         if self.fitted is None:
             raise AnalysisError(f"{self.label or 'the surface'} was not fitted: {self.refusal}")
         return self.fitted
+
+    def tested(self) -> pl.DataFrame:
+        """Each row held out, in the columns of `Surfaces.tests` but the keys."""
+        if self.fitted is None or self.held_out is None:
+            return _empty_tests()
+        at, observed = self.held_out.x, self.held_out.y
+        columns: dict[str, Any] = {"x1": at[:, 0], "x2": at[:, 1], "observed": observed}
+        columns |= {"predicted": self.fitted.at(at)} | baselines(self.fitted.points, at)
+        for level, p in zip(LEVELS, _PERCENTS, strict=True):
+            low, high = new_observation(self.fitted, self.held_out, level)
+            told = np.isfinite(low) & np.isfinite(high)
+            columns |= {f"y_low_{p}": low, f"y_high_{p}": high}
+            columns[f"inside_{p}"] = pl.Series(
+                [bool(i) if t else None for i, t in zip((low <= observed) & (observed <= high), told, strict=True)],
+                dtype=pl.Boolean,
+            )
+        return pl.DataFrame(columns).fill_nan(None).select(_empty_tests().columns)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,14 +118,30 @@ class Surfaces:
 
     @cached_property
     def summary(self) -> pl.DataFrame:
-        """One row per surface: status, family, n, diagnosis, log error of the fitted points and of those held out."""
+        """One row per surface: status, family, n, diagnosis, log error of the fitted points and of those held out.
+
+        `rmsle`, `rmsle_nearest`, `rmsle_plane`: of the rows held out, predicted by the surface, by the value at the
+        nearest fitted point, and by a plane of y in both logarithms; null without such rows or where a value is not
+        positive. `inside_95`, `coverage_95`: how many of them, and which share, lay inside the interval.
+        """
         rows = [self._summary(surface) for surface in self]
-        types: dict[str, Any] = dict(self.keys) | dict.fromkeys(("rmsle_fitted", "rmsle"), pl.Float64)
+        floats = ("rmsle_fitted", "rmsle", "rmsle_nearest", "rmsle_plane", *(f"coverage_{p}" for p in _PERCENTS))
+        types: dict[str, Any] = dict(self.keys) | dict.fromkeys(floats, pl.Float64)
+        types |= {f"inside_{p}": pl.Int64 for p in _PERCENTS}
         types |= dict.fromkeys(("status", "family", "loss", "diagnosis"), pl.String)
         return pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None)
 
     def _summary(self, surface: Surface) -> dict[str, Any]:
-        fit, points, held_out = surface.fitted, surface.points, surface.held_out
+        fit, points, held_out, tests = surface.fitted, surface.points, surface.held_out, surface.tested()
+        observed = tests["observed"].to_numpy()
+        scores: dict[str, Any] = {
+            name: rmsle(observed, tests[column].to_numpy())
+            for name, column in (("rmsle", "predicted"), ("rmsle_nearest", NEAREST), ("rmsle_plane", PLANE_OF_LOGS))
+        }
+        for p in _PERCENTS:
+            told = tests[f"inside_{p}"].drop_nulls()
+            scores[f"inside_{p}"] = int(told.sum()) if told.len() else None
+            scores[f"coverage_{p}"] = int(told.sum()) / told.len() if told.len() else None
         return dict(zip(self.keys, surface.key, strict=True)) | {
             "status": REFUSED if fit is None else fit.status.value,
             "family": None if fit is None else fit.family.name,
@@ -105,9 +149,21 @@ class Surfaces:
             "n_points": 0 if points is None else len(points),
             "rmsle_fitted": None if fit is None else rmsle(fit.points.y, fit.fitted),
             "n_held_out": 0 if held_out is None else len(held_out),
-            "rmsle": None if fit is None or held_out is None else rmsle(held_out.y, fit.at(held_out.x)),
+            **scores,
             "diagnosis": surface.refusal if fit is None else fit.diagnosis,
         }
+
+    @cached_property
+    def tests(self) -> pl.DataFrame:
+        """One row per row held out: observed, predicted, what two baselines say, and intervals of a new observation."""
+        frames = [self._keyed(surface, surface.tested()) for surface in self]
+        return self._stacked(frames) if frames else _empty_tests()
+
+    def plot(self) -> Figure:
+        """Observed against predicted values, and lines of equal value over both variables, of every surface."""
+        from analysis.plots.surfaces import plot_surfaces
+
+        return plot_surfaces(self)
 
     @cached_property
     def parameters(self) -> pl.DataFrame:
@@ -173,6 +229,8 @@ def fit2(
     n: str | None = None,
     seed: str | None = None,
     train_where: str | None = None,
+    holdout_largest: int = 0,
+    holdout_of: str | None = None,
     family: str = ADDITIVE_POWER.name,
     loss: str | Loss = AUTO,
     delta: float = DEFAULT_DELTA,
@@ -187,6 +245,8 @@ def fit2(
         x: Two columns of positive numbers; for `additive_power` parameters first, then tokens.
         y: Column of values; shares if `n` is given.
         by, n, seed, train_where, delta, draws, uncertainty, random_seed: As in `analysis.scaling.tables.fit`.
+        holdout_largest: Of each surface, hold out the rows with so many of the largest values of one column.
+        holdout_of: That column: of a variable (by default the first), or of compute.
         family: `additive_power`, E + A / x1^alpha + B / x2^beta (Hoffmann et al. 2022, eq. 2), `plane` or
             `log_odds_plane`.
         loss: As in `fit`, except that `auto` is `huber_log` for `additive_power` without counts (Hoffmann et al. 2022,
@@ -197,7 +257,7 @@ def fit2(
             is told in its row.
     """
     by = (by,) if isinstance(by, str) else tuple(by)
-    require_columns(table, [*x, y, *by, *([n] if n else []), *([seed] if seed else [])])
+    require_columns(table, [*x, y, *by, *(column for column in (n, seed, holdout_of) if column)])
     if x[0] == x[1]:
         raise AnalysisError(f"both variables are column {x[0]!r}; a surface needs two")
     if table.is_empty():
@@ -207,6 +267,12 @@ def fit2(
         raise AnalysisError(f"there is no surface {family!r}{hint}; there is {', '.join(SURFACES)}")
     if uncertainty not in KINDS:
         raise AnalysisError(f"uncertainty must be one of {', '.join(KINDS)}, got {uncertainty!r}")
+    if holdout_largest < 0:
+        raise AnalysisError(f"the number of values to hold out must not be negative, got {holdout_largest}")
+    if holdout_largest and train_where:
+        raise AnalysisError("give either the rows to train on or how many of the largest values to hold out, not both")
+    if draws < 20:
+        raise AnalysisError(f"{draws} draws are too few for intervals; take 400 or more")
     chosen = loss_of(loss, delta, n)
     reason = loss_reason(chosen, n)
     if chosen is None and not n and family == ADDITIVE_POWER.name:
@@ -218,11 +284,14 @@ def fit2(
     def one(key: tuple[Any, ...], rows: Array) -> Surface:
         label, points, held_out = key_label(by, key), None, None
         try:
-            if not train[rows].any():
+            shown = train[rows]
+            if holdout_largest:
+                shown = _without_largest(table, rows, holdout_of or x[0], holdout_largest)
+            if not shown.any():
                 raise AnalysisError("all rows of this surface are held out")
-            points = points_of_rows(table, rows[train[rows]], x, y, n, seed)
-            rest = rows[~train[rows]]
-            held_out = points_of_rows(table, rest, x, y, n, seed) if rest.size else None
+            points = points_of(table, x, y, n=n, seed=seed, rows=rows[shown])
+            rest = rows[~shown]
+            held_out = points_of(table, x, y, n=n, seed=seed, rows=rest) if rest.size else None
             made = fit_points(points, SURFACES[family], chosen)
             if made.degrees > 0:
                 made = resample(made, uncertainty, draws=draws, random_seed=random_seed)
@@ -232,6 +301,69 @@ def fit2(
 
     keys = {key_column(name): table.schema[name] for name in by}
     return Surfaces(keys, x, y, tuple(one(key, rows) for key, rows in groups(table, by)), reason)
+
+
+def _without_largest(table: pl.DataFrame, rows: Array, column: str, largest: int) -> Array:
+    """Which rows lie below the largest values of a column, bool, shape (row,)."""
+    values = numbers_of(table, column, rows)
+    levels = np.unique(values)
+    if levels.size <= largest:
+        raise AnalysisError(
+            f"column {column!r} has only {levels.size} different values; with {largest} of them held out none is left"
+        )
+    return values < levels[-largest]
+
+
+def baselines(points: Points, at: Array) -> dict[str, Array]:
+    """What any surface should beat: the value at the nearest fitted point, and a plane of y in both logarithms.
+
+    Distances are Euclidean in log x, each in units of its range over the fitted points; repetitions at one place are
+    averaged first.
+
+    Args:
+        points: Fitted.
+        at: Where to predict, shape (row, 2).
+    """
+    means = points.means()
+    centre, span = np.log(means.x).mean(axis=0), np.maximum(np.ptp(np.log(means.x), axis=0), 1e-12)
+    seen, asked = (np.log(means.x) - centre) / span, (np.log(at) - centre) / span
+    nearest = np.argmin(((asked[:, None, :] - seen[None]) ** 2).sum(axis=-1), axis=1)
+    weight = np.sqrt(np.ones_like(means.y) if means.n is None else means.n)
+    c = np.linalg.lstsq(np.column_stack([np.ones(len(seen)), seen]) * weight[:, None], means.y * weight, rcond=None)[0]
+    return {NEAREST: means.y[nearest], PLANE_OF_LOGS: c[0] + asked @ c[1:]}
+
+
+def new_observation(fit: Fit, at: Points, level: float) -> tuple[Array, Array]:
+    """Interval in which a new observation is expected at each of some points: the fit's own, and noise as of the points
+    fitted, added as variances on the scale of the loss's residuals. NaN where the fit has no draws.
+
+    Args:
+        fit: With draws.
+        at: Where; of its values only the counts n are used, under the binomial loss.
+        level: Nominal coverage.
+    """
+    centre = fit.at(at.x)
+    if fit.draws is None or not np.isfinite(fit.dispersion):
+        return np.full(centre.size, np.nan), np.full(centre.size, np.nan)
+    band = curve_band(fit, at.x, level)
+    wide = norm.ppf(0.5 + level / 2) if np.isinf(fit.degrees) else student_t.ppf(0.5 + level / 2, fit.degrees)
+    if fit.loss.shares:
+        assert at.n is not None
+        noise = np.sqrt(fit.dispersion * np.clip(centre * (1 - centre), 1e-6, None) / at.n)
+    else:
+        noise = fit.dispersion
+    low, high = (
+        sign * np.sqrt(fit.loss.residual(edge, centre) ** 2 + (wide * noise) ** 2)
+        for sign, edge in ((-1, band.low), (1, band.high))
+    )
+    return fit.loss.shifted(centre, low), fit.loss.shifted(centre, high)
+
+
+def _empty_tests() -> pl.DataFrame:
+    numbers = ("x1", "x2", "observed", "predicted", NEAREST, PLANE_OF_LOGS)
+    bands = [f"y_{side}_{p}" for p in _PERCENTS for side in ("low", "high")]
+    types: dict[str, Any] = dict.fromkeys((*numbers, *bands), pl.Float64)
+    return pl.DataFrame(schema=types | {f"inside_{p}": pl.Boolean for p in _PERCENTS})
 
 
 def allocation(fit: Fit, flops: Sequence[float] | float) -> pl.DataFrame:

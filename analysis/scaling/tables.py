@@ -8,7 +8,6 @@
 A curve that cannot be fitted never stops the others: it is a row with status `refused` and a diagnosis.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +24,8 @@ from analysis.scaling.families import CURVES
 from analysis.scaling.files import did_you_mean, require_columns, rows_where
 from analysis.scaling.fitting import Fit
 from analysis.scaling.forecast import Forecast, forecast
-from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName
-from analysis.scaling.points import Points, points_of
+from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName, rmsle
+from analysis.scaling.points import Points, points_of, unit_doubt
 from analysis.scaling.uncertainty import DEFAULT_DRAWS, KINDS, LEVELS, Kind, parameter_intervals, profiles
 
 Array = np.ndarray
@@ -41,7 +40,8 @@ _RESERVED = frozenset(
         "x", "y", "n_points", "n_levels", "x_low", "x_high", "status", "family", "weights", "loss", "diagnosis",
         "tested_on", "n_tested", "rmsle", "rmsle_last", "rmsle_linear", "skill", "parameter", "estimate", "low", "high",
         "method", "identified", "shown", "observed", "predicted", "last", "linear", "reach", "x1", "x2", "flops",
-        "params", "tokens", "tokens_per_param", "exponent", "rmsle_fitted", "n_held_out",
+        "params", "tokens", "tokens_per_param", "exponent", "rmsle_fitted", "n_held_out", "nearest", "plane",
+        "rmsle_nearest", "rmsle_plane",
     )
 )  # fmt: skip
 """Columns of results."""
@@ -142,7 +142,9 @@ class Curve:
         if self.forecast is not None:
             fit = self.fit
             row |= {"status": fit.status.value, "family": fit.family.name, "weights": self.weights}
-            row |= {"loss": loss_in_words(fit.loss), "skill": self.forecast.skill, "diagnosis": self.forecast.diagnosis}
+            row |= {"loss": loss_in_words(fit.loss), "skill": self.forecast.skill}
+            doubt = unit_doubt(self.forecast.points.y)
+            row["diagnosis"] = "; ".join(note for note in (self.forecast.diagnosis, doubt) if note)
         return row
 
     def line(self, to: float | None = None, size: int = _LINE_POINTS) -> pl.DataFrame:
@@ -391,34 +393,6 @@ def loss_reason(asked: Loss | None, n: str | None) -> str:
     return "no counts were named, so noise is a share of y, or even where some y are not above zero"
 
 
-def points_of_rows(
-    table: pl.DataFrame, rows: Array, x: Sequence[str], y: str, n: str | None = None, seed: str | None = None
-) -> Points:
-    """`points_of` some rows of a table, with messages that count rows as the whole table does."""
-    try:
-        points = points_of(table[rows], x, y, n=n, seed=seed)
-        if points.n is not None and points.n.min() < 1:
-            raise AnalysisError(
-                f"column {n!r} goes down to {points.n.min():g}: n is the number of examples behind each share of {y!r}"
-            )
-        return points
-    except AnalysisError as error:
-        told = re.sub(r"(?<= in row )\d+", lambda found: str(rows[int(found[0]) - 1] + 1), str(error))
-        raise AnalysisError(told) from None
-
-
-def rmsle(observed: Array, predicted: Array) -> float | None:
-    """Root mean squared error of the logarithm; None without points or where an observed value is not positive.
-
-    Infinite where a positive value was predicted to be zero or below.
-    """
-    if observed.size == 0 or np.any(observed <= 0):
-        return None
-    if np.any(predicted <= 0):
-        return float("inf")
-    return float(np.sqrt(np.mean(np.log(predicted / observed) ** 2)))
-
-
 def parameters_of(fit: Fit) -> pl.DataFrame:
     """Parameters of a fit in the table's units: family, parameter, estimate, low, high (95 %), method, identified."""
     profiled = {profile.name: profile for profile in profiles(fit)}
@@ -466,7 +440,7 @@ def _split(
 ) -> tuple[Points, Points | None]:
     """Points to fit and points held out of one curve's rows."""
     if holdout:
-        every = points_of_rows(table, rows, [x], y, n, seed)
+        every = points_of(table, [x], y, n=n, seed=seed, rows=rows)
         levels = every.levels[:, 0]
         if levels.size < holdout + 2:
             raise AnalysisError(
@@ -477,9 +451,9 @@ def _split(
         return every.take(shown), every.take(~shown)
     if not train[rows].any():
         raise AnalysisError("all rows of this curve are held out")
-    points = points_of_rows(table, rows[train[rows]], [x], y, n, seed)
+    points = points_of(table, [x], y, n=n, seed=seed, rows=rows[train[rows]])
     rest = rows[~train[rows]]
-    return points, points_of_rows(table, rest, [x], y, n, seed) if rest.size else None
+    return points, points_of(table, [x], y, n=n, seed=seed, rows=rest) if rest.size else None
 
 
 def _hidden_in_turn(made: Forecast) -> pl.DataFrame:

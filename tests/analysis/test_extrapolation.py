@@ -6,12 +6,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import analysis
+from analysis.continuation import Curve, continue_all, inner_tests
 from analysis.extrapolation import (
     BEYOND,
     DERIVED,
     DIRECT,
     LEVELS,
     MULTIPLES,
+    NO_GAP,
     NO_SKILL,
     NOT_TESTED,
     PREDICTIONS_SCHEMA,
@@ -20,8 +22,9 @@ from analysis.extrapolation import (
     TESTS_SCHEMA,
     extrapolate,
 )
+from analysis.lines import Values
 from analysis.results import load as load_results
-from analysis.scaling.choice import LAST, STRAIGHT
+from analysis.scaling.choice import LAST, STRAIGHT, inner_test
 
 OPTIONS = analysis.Options(draws=200)
 SEEN_KEY = ["quantity", "method", "weak", "predictor", "strong", "shown", "x"]
@@ -77,7 +80,7 @@ def test_results_of_a_hidden_model_change_no_prediction_for_it(reference, six, s
 
 def test_no_result_beyond_an_origin_changes_its_predictions(reference, six, store_writer, tmp_path):
     """The two largest models differ: predictions from three students of the weakest supervisor, which precede both,
-    do not."""
+    do not. Students, ceilings and PGR name that origin alike: by four rungs shown."""
     _, before = reference
     other = replace(
         six,
@@ -88,7 +91,7 @@ def test_no_result_beyond_an_origin_changes_its_predictions(reference, six, stor
     columns = [*SEEN_KEY, "y", *BANDS]
 
     def earliest(found):
-        return found.tests.filter((pl.col("shown") == 3) & (pl.col("weak").is_null() | (pl.col("weak") == "rung0")))
+        return found.tests.filter((pl.col("shown") == 4) & (pl.col("weak").is_null() | (pl.col("weak") == "rung0")))
 
     assert set(earliest(before)["quantity"]) == {"student", "ceiling", "pgr"}
     assert_frame_equal(earliest(after).select(columns), earliest(before).select(columns), check_exact=True)
@@ -167,8 +170,8 @@ def test_the_last_value_baseline_is_the_last_value(reference):
         (pl.col("quantity") == "student") & (pl.col("predictor") == LAST) & (pl.col("weak") == "rung0")
     )
     measured = estimates.pairs.filter(pl.col("weak") == "rung0").sort("strong_rung")["student_acc"].to_list()
-    assert sorted(rows.select("shown", "strong").iter_rows()) == [(3, "rung4"), (3, "rung5"), (4, "rung5")]
-    assert rows["y"].to_list() == pytest.approx([measured[shown - 1] for shown in rows["shown"]])
+    assert sorted(rows.select("shown", "strong").iter_rows()) == [(4, "rung4"), (4, "rung5"), (5, "rung5")]
+    assert rows["y"].to_list() == pytest.approx([measured[shown - 2] for shown in rows["shown"]])
 
 
 @pytest.mark.parametrize("frame", ["predictions", "tests"])
@@ -201,7 +204,7 @@ def test_inside_says_whether_the_observed_is_in_the_band(reference):
 def test_skill_is_the_error_of_the_tests_and_decides_the_status(reference):
     _, found = reference
     assert found.skill.height > 0
-    for row in found.skill.to_dicts():
+    for row in found.skill.filter(pl.col("n") > 0).to_dicts():
         mine = found.tests.filter(
             (pl.col("quantity") == row["quantity"]) & pl.col("method").eq_missing(pl.lit(row["method"]))
         )
@@ -218,6 +221,68 @@ def test_skill_is_the_error_of_the_tests_and_decides_the_status(reference):
             (pl.col("quantity") == row["quantity"]) & (pl.col("predictor") == row["predictor"])
         )["status"].unique()
         assert status.to_list() == [BEYOND if row["rmse"] < row["rmse_last"] else NO_SKILL]
+
+
+def test_ahead_counts_rungs_from_the_largest_model_shown(reference):
+    _, found = reference
+    rungs = found.tests["strong"].str.strip_prefix("rung").cast(pl.Int64) + 1
+    assert found.tests["ahead"].to_list() == (rungs - found.tests["shown"]).to_list()
+
+
+def test_every_test_of_pgr_is_made_or_counted_as_left_out(reference, six, store_writer, tmp_path):
+    """Without a gap at the largest model, its tests are left out; with the others they are as many as of students."""
+    _, after = of_world(
+        store_writer, tmp_path / "store", replace(six, ceiling=(0.646, 0.726, 0.790, 0.850, 0.908, 0.65))
+    )
+    for found in (reference[1], after):
+        key = ["weak", "strong", "shown"]
+        students = found.tests.filter((pl.col("quantity") == "student") & (pl.col("predictor") == DERIVED))
+        made = found.tests.filter((pl.col("quantity") == "pgr") & (pl.col("predictor") == DERIVED))
+        left = found.left_out.filter(pl.col("predictor") == DERIVED)
+        assert sorted([*made.select(key).iter_rows(), *left.select(key).iter_rows()]) == sorted(
+            students.select(key).iter_rows()
+        )
+        row = found.skill.filter((pl.col("quantity") == "pgr") & (pl.col("predictor") == DERIVED)).row(0, named=True)
+        assert (row["n"], row["n_left_out"]) == (made.height, left.height)
+    largest = after.left_out.filter((pl.col("strong") == "rung5") & (pl.col("predictor") == DERIVED))
+    assert set(largest["reason"]) == {NO_GAP}
+    reasons = dict(after.refused.filter(pl.col("quantity") == "pgr").select("weak", "reason").iter_rows())
+    assert "the largest student, rung5, has no gap" in reasons["rung0"]
+    assert "1 student is too few" in reasons["rung4"]
+
+
+def test_seeds_of_a_hidden_model_do_not_widen_what_is_shown():
+    """At an origin the few-seed correction knows only the models shown: here the largest has two seeds, others nine."""
+    draws = np.linspace(-0.02, 0.02, 40)[:, None] * np.ones(5)
+    estimate = np.array([0.6, 0.7, 0.76, 0.8, 0.82])
+    values = Values(estimate, estimate + draws, estimate + 0 * draws, estimate + draws, np.array([9, 9, 9, 9, 2]))
+    key = {"quantity": "student"}
+    curve = Curve(key, tuple("abcde"), 10.0 ** np.arange(5), values, 1000)
+    assert curve.first(4).values.fewest_seeds == 9
+    assert curve.values.fewest_seeds == 2
+    shown, same = curve.first(4), replace(values.only(slice(4)), n_seeds=9)
+    expected = continue_all([Curve(key, tuple("abcd"), shown.x, same, 1000)])[0]
+    at = np.array([1e4])
+    for level in LEVELS:
+        own, other = (c.at(at, with_noise=True).interval(level) for c in (continue_all([shown])[0], expected))
+        assert (own.low, own.high) == (other.low, other.high)
+
+
+@pytest.mark.parametrize("n_test", [1000, None], ids=["shares", "PGR"])
+def test_inner_tests_of_many_curves_are_those_of_each(n_test):
+    rng = np.random.default_rng(0)
+    x = 10.0 ** np.arange(7)
+    curves = []
+    for _ in range(3):
+        y = 0.9 - 0.4 * x ** -rng.uniform(0.05, 0.4) + rng.normal(0, 0.005, 7)
+        values = Values(y, *(np.tile(y, (2, 1)) for _ in range(3)), 3)
+        curves.append(Curve({"quantity": "student"}, tuple("abcdefg"), x, values, n_test))
+    for curve, found in zip(curves, inner_tests(curves), strict=True):
+        expected = inner_test(curve.points, curve.standing, curve.loss, horizon=2)
+        assert found.shown.tolist() == expected.shown.tolist()
+        assert set(found.errors) == set(expected.errors) >= {"last", "linear", "power_floor"}
+        for name, errors in found.errors.items():
+            np.testing.assert_allclose(errors, expected.errors[name], rtol=1e-3, atol=1e-4)
 
 
 def test_predictions_reach_ten_times_the_largest_compute(reference):
@@ -271,3 +336,27 @@ def test_one_seed_is_enough(store_writer, small_world, tmp_path):
     numbers = found.predictions.select("y", *BANDS).to_numpy()
     assert numbers.size > 0
     assert np.all(np.isfinite(numbers))
+
+
+def test_own_baselines_and_oracles_are_continued_by_themselves(store_writer, small_world, tmp_path):
+    """A method that is measured against ceilings of its own has them continued, and its PGR derived from them."""
+    root, oracle = tmp_path / "store", "stopped [oracle]"
+    root.mkdir()
+    writer = store_writer(root)
+    writer.world(small_world(rungs=6, n_test=1200, methods=("naive", oracle)))
+    path = root / "sweeps" / "sweep" / "manifest.parquet"
+    ours = pl.col("method") == oracle
+    pl.read_parquet(path).with_columns(
+        oracle=ours, baseline=pl.when(ours).then(pl.lit("equal compute")).otherwise(pl.lit(""))
+    ).write_parquet(path)
+    estimates = analysis.estimate(load_results(root), OPTIONS)
+    found = extrapolate(estimates)
+    ceilings = found.predictions.filter(pl.col("quantity") == "ceiling")
+    assert set(ceilings["method"]) == {None, oracle}
+    own = found.predictions.filter((pl.col("method") == oracle) & (pl.col("weak") == "rung0"))
+    assert own.filter(pl.col("quantity") == "pgr").height > 0, found.refused.select("weak", "method", "reason").rows()
+    wide = own.filter(pl.col("predictor") == DERIVED).pivot(on="quantity", index="x", values="y").drop_nulls()
+    assert wide.height > 0
+    measured = estimates.pairs.filter((pl.col("method") == oracle) & (pl.col("weak") == "rung0"))
+    weak = measured["weak_acc"][0]
+    np.testing.assert_allclose(wide["pgr"], (wide["student"] - weak) / (wide["ceiling"] - weak))

@@ -88,9 +88,9 @@ def test_predictions_are_chosen_from_the_extrapolation(results):
 
 
 def test_a_prediction_of_what_was_not_continued_says_what_was(results):
-    with pytest.raises(AnalysisError, match="nothing has quantity 'loss' here; there are: ceiling, pgr, student"):
+    with pytest.raises(AnalysisError, match="'loss' is not continued; take one of pgr, student, ceiling"):
         results.predict("loss")
-    with pytest.raises(AnalysisError, match="nothing has weak 'rung3'"):
+    with pytest.raises(AnalysisError, match="naive under rung3: 1 student is too few"):
         results.predict("student", weak="rung3")  # one student only
 
 
@@ -137,3 +137,18 @@ def test_what_takes_time_is_computed_once(results):
     assert results.trends is results.trends
     assert results.extrapolation is results.extrapolation
     assert isinstance(results.trends.curves, pl.DataFrame)
+
+
+def test_without_any_gap_predict_says_of_whom_and_why(small_world, writer):
+    flat = (0.7,) * 4
+    writer.world(small_world(rungs=4, supervisor=flat, ceiling=flat, seed_sd=0.0, methods=("naive",)))
+    results = analysis.load(str(writer.root), options=analysis.Options(draws=100))
+    with pytest.raises(AnalysisError) as error:
+        results.predict("pgr")
+    assert "naive under rung0: no student has a gap" in str(error.value)
+    assert "naive under rung2: 1 student is too few" in str(error.value)
+    with pytest.raises(AnalysisError, match="nothing has weak 'rung9'"):
+        results.predict("pgr", weak="rung9")
+    with pytest.raises(AnalysisError, match="'agreement' is not continued; take one of pgr, student, ceiling"):
+        results.predict("agreement")
+    assert results.predict("student", weak="rung0").height > 0

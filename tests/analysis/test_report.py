@@ -88,7 +88,7 @@ def test_a_report_are_the_same_bytes_each_time(writer, small_world):
     results = load_results(writer.root)
     first, again = (report_files(results, options=analysis.Options(draws=100)) for _ in range(2))
     assert first == again
-    assert sum(name.startswith("tables/") for name in first) == 32
+    assert sum(name.startswith("tables/") for name in first) == 36
 
 
 def test_tables_can_be_read_back(reference_report):
@@ -173,6 +173,9 @@ def test_many_tasks_have_their_main_figures_only_unless_all_are_asked_for(withou
         f"figures/3-c/overview.{kind}" for kind in ("png", "svg", "pdf")
     }
     assert b"each has its main figures only" in files["index.html"]
+    every = report_files(results, options=options, every_figure=True)
+    assert {f"figures/3-c/{name}.svg" for name in ("overview", "accuracy", "methods", "agreement")} <= set(every)
+    assert b"each has its main figures only" not in every["index.html"]
 
 
 def test_a_sweep_of_which_every_student_failed_has_a_page_that_says_so(writer, small_world, tmp_path):

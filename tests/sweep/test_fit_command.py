@@ -77,6 +77,23 @@ def test_many_curves_are_a_line_each_and_a_summary(losses, capsys):
     assert "(the fit is nearer on 14)" in out
 
 
+def test_no_curve_goes_unmentioned_however_many_there_are(losses, capsys, monkeypatch):
+    monkeypatch.setattr("sweep.fit_command.MAX_LINES", 13)
+    good = [pl.DataFrame({"k": [k] * 7, "x": X, "y": (40 + k) * X**-0.08}) for k in range(15)]
+    bad = [pl.DataFrame({"k": [k], "x": [1e18], "y": [2.0]}) for k in (15, 16)]
+    pl.concat([*good, *bad]).write_csv("many.csv")
+    words = ("--x", "x", "--y", "y", "--by", "k", "--family", "power", "--draws", "20")
+    code, out, _ = run(capsys, "fit", "many.csv", *words)
+    assert code == 1
+    assert "  14: power, 7 points, tested on 3: RMSLE" in out
+    assert "  16: refused, 1 point; all points are at one x (1e+18)" in out
+    pl.concat([pl.DataFrame({"k": [k], "x": [1e18], "y": [2.0]}) for k in range(14)]).write_csv("none.csv")
+    code, _, err = run(capsys, "fit", "none.csv", *words)
+    assert code == 2
+    assert "none of 14 curves could be fitted" in err
+    assert "k=13: all points are at one x" in err
+
+
 def test_some_refused_curves_are_told_and_exit_with_1(losses, capsys):
     text = (losses / "losses.csv").read_text() + "x,1e18,3.0\nx,abc,3.0\n"
     (losses / "losses.csv").write_text(text)
@@ -138,8 +155,14 @@ def test_a_surface_is_told_with_its_best_split(losses, capsys):
     assert "additive_power: E + A / x1^alpha + B / x2^beta" in out
     assert "N grows as C^0.5139" in out  # 0.37 / (0.35 + 0.37)
     assert {p.name for p in (losses / "out").iterdir()} == {
-        "parameters.csv", "parameters.parquet", "surfaces.csv", "optimal.csv", "fit.json",
+        "parameters.csv", "parameters.parquet", "surfaces.csv", "tests.csv", "optimal.csv", "fit.json", "plot.png",
+        "plot.svg", "plot.pdf",
     }  # fmt: skip
+    code, held, _ = run(capsys, *words, "--d-col", "D", "--holdout-largest", "1", "--holdout-of", "C")
+    assert code == 0
+    assert "held out 1 point: RMSLE" in held
+    assert "nearest point" in held
+    assert "inside the intervals: 50 %:" in held
     code, by_flops, _ = run(capsys, *words, "--c-col", "C")
     assert code == 0
     assert by_flops.split("best split")[1] == out.split("best split")[1].split("\n\nwritten")[0] + "\n"

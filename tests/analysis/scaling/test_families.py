@@ -145,3 +145,17 @@ def test_every_start_lies_within_the_bounds(name):
     k = family.n_coefficients
     assert starts.shape[1] == len(family.thetas)
     assert np.all((starts >= low[k:] - 1e-12) & (starts <= high[k:] + 1e-12))
+
+
+def test_where_the_broken_law_is_clipped_its_slope_is_zero_and_elsewhere_it_is_not():
+    # Break at 0 and width 1 with c1 = 0: the logarithm of the term is -20 u, clipped at -60 from u = 3 on.
+    family, theta = CURVES["bnsl1"], np.array([20.0, 0.0, 0.0, 1.0])
+    u = np.array([[4.0], [1.0]])
+    slope = family.slope(theta[None], u)
+    assert np.all(slope[0] == 0)
+    assert slope[1, 1, 0] == pytest.approx(-np.exp(-20))
+    assert slope[1, 1, 1] == pytest.approx(-np.log(1 + np.e) * np.exp(-20))
+    assert family.basis(theta[None], u)[0, 1] == pytest.approx(np.exp(-60))
+    rising = family.slope(np.array([-20.0, 0.0, 0.0, 1.0])[None], u)
+    assert np.all(rising[0] == 0)
+    assert rising[1, 1, 0] == pytest.approx(-np.exp(20))

@@ -78,7 +78,7 @@ def test_constant_values_are_fitted_and_called_flat():
 
 
 def test_a_constant_variable_and_values_that_are_no_shares_are_refused():
-    with pytest.raises(AnalysisError, match="different x"):
+    with pytest.raises(AnalysisError, match="all points are at one x"):
         fit_points(Points(np.full((5, 1), 3.0), np.arange(1.0, 6.0)), CURVES["power"])
     with pytest.raises(AnalysisError, match=r"goes from -0\.5 up to 0\.5"):
         fit_points(Points(np.geomspace(1, 9, 5)[:, None], np.linspace(-0.5, 0.5, 5)), CURVES["saturating"], SQUARED)

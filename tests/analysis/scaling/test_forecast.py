@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from analysis.errors import AnalysisError
 from analysis.scaling.choice import InnerTest, at_stake, candidates, inner_test, predictions, stack, straight_line
 from analysis.scaling.families import CURVES
-from analysis.scaling.forecast import _choose, coverage, forecast, held_out, predicted_rows, rmsle
+from analysis.scaling.forecast import _choose, coverage, forecast, held_out, predicted_rows, rmsle_of
 from analysis.scaling.losses import Loss, LossName, default_loss
 from analysis.scaling.points import Points
 
@@ -86,12 +86,33 @@ def test_an_inner_origin_predicts_from_the_levels_it_shows_alone(seed, k, factor
     y[k:] *= factor
     families = [CURVES["power"], CURVES["power_floor"]]
     loss = default_loss(points.y, counts=False)
-    offset = 1.5  # keeps all y above 1: whether all are shares, which bounds floors, is asked of all levels
-    first = predictions(Points(points.x, points.y + offset), [k], X, families, loss)
-    second = predictions(Points(points.x, y + offset), [k], X, families, loss)
+    first = predictions(points, [k], X, families, loss)
+    second = predictions(Points(points.x, y), [k], X, families, loss)
     for name in ("last", "power", "power_floor"):
         assert np.all(np.isfinite(first[name])) or k < 5
         np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_an_inner_origin_knows_neither_bounds_nor_range_of_what_it_does_not_show():
+    # Shown are losses above 1, falling to a floor; hidden are shares, or negative values, of another unit.
+    x, y = np.geomspace(1, 1e6, 7), 1.5 + 3 * np.geomspace(1, 1e6, 7) ** -0.3
+    families = [CURVES["power_floor"]]
+    alone = predictions(Points(x[:5, None], y[:5]), [5], x, families, SQUARED)
+    for factor in (1e-3, -1.0):
+        changed = np.concatenate([y[:5], factor * y[5:]])
+        found = predictions(Points(x[:, None], changed), [5], x, families, SQUARED)
+        np.testing.assert_allclose(found["power_floor"], alone["power_floor"], rtol=1e-6)
+        np.testing.assert_array_equal(found["linear"], alone["linear"])
+
+
+def test_what_is_at_stake_is_measured_on_the_scale_of_the_errors():
+    # All shown are positive, the last is not: errors are of y itself, so what is at stake must be too.
+    x = np.array([1.0, 10.0, 100.0, 1e3])
+    points = Points(x[:, None], np.array([4.0, 3.0, 2.0, -1.0]))
+    test = inner_test(points, [], SQUARED, horizon=1)
+    # Seen range 2 over two decades, one ahead: 1. Bends at the inner levels: 0 and -1; median of sizes 1/2.
+    noise = 0.5 / np.sqrt(1.5) / 0.6745
+    assert test.errors["last"][0, 3] == pytest.approx((2 - -1) / np.sqrt(1 + 2.5 * noise**2))
 
 
 def test_what_was_chosen_for_the_points_shown_is_what_held_out_rows_use():
@@ -202,6 +223,19 @@ def test_curves_and_bands_are_continuous_within_the_data(made, make):
         assert jumps.max() < 0.2 * np.ptp(bands[column].to_numpy()) + 1e-3
 
 
+@pytest.mark.parametrize("make", [values, shares])
+@pytest.mark.parametrize("observed", [False, True])
+def test_nothing_jumps_at_the_largest_x_and_half_a_level_on_the_mixture_speaks_alone(made, make, observed):
+    own = made[make]
+    top, step = 1e7, own.points.x[1, 0] / own.points.x[0, 0]
+    bands = own.bands([top, top * (1 + 1e-7)], observed=observed)
+    for column in ("y", "y_low_50", "y_high_50", "y_low_95", "y_high_95"):
+        first, second = bands[column]
+        assert second == pytest.approx(first, rel=1e-5), column
+    further = top * np.array([step**0.51, step, step**3])
+    np.testing.assert_array_equal(own.at(further), own._mixture(further))
+
+
 def test_bands_widen_beyond_the_data(made):
     bands = made[values].bands([1e7, 1e8, 1e9, 1e10])
     arms = np.log(bands["y_high_95"] / bands["y_low_95"]).to_numpy()
@@ -212,6 +246,7 @@ def test_few_points_are_not_tested_and_fall_back_to_the_straight_line():
     own = forecast(values(0, 3), draws=20)
     assert own.skill is None
     assert own.chosen.family.name == "power"
+    assert sum(own.baselines.values()) + sum(m.weight for m in own.members) == pytest.approx(1)
     assert "not testable" in own.diagnosis
     assert own.bands([1e9])["status"].to_list() == ["beyond, not tested"]
 
@@ -232,9 +267,9 @@ def test_held_out_scores_by_hand():
     y = 5 * X**-0.2
     y[-1] *= 1.1
     tests = held_out(Points(X[:, None], y), "power", ahead=1)
-    assert rmsle(tests, "power") == pytest.approx(np.log(1.1), rel=1e-6)
-    assert rmsle(tests, "last") == pytest.approx(np.log(y[-2] / y[-1]), rel=1e-9)
-    assert rmsle(tests, "absent") is None
+    assert rmsle_of(tests, "power") == pytest.approx(np.log(1.1), rel=1e-6)
+    assert rmsle_of(tests, "last") == pytest.approx(np.log(y[-2] / y[-1]), rel=1e-9)
+    assert rmsle_of(tests, "absent") is None
     assert coverage(tests, "power", 0.95)[1] == 1
 
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots.scaling import MAX_PANELS, MAX_TOGETHER, plot_curves
 from analysis.plots.style import render
+from analysis.scaling.surfaces import fit2
 from analysis.scaling.tables import Fits, fit
 
 X = np.geomspace(1e18, 1e21, 6)
@@ -80,3 +81,22 @@ def test_values_over_decades_are_on_a_log_axis_and_others_are_not():
     steep = fit(pl.DataFrame({"x": X, "y": 1e18 / X * 100}), x="x", y="y", family="power", draws=20)
     assert plot_curves(steep).axes[0].get_yscale() == "log"
     assert plot_curves(curves(1)).axes[0].get_yscale() == "linear"
+
+
+def test_a_surface_is_drawn_with_its_points_residuals_and_scores():
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e10, 5), np.geomspace(1e9, 1e11, 5)))
+    frame = pl.DataFrame({"N": n, "D": d, "loss": 1.8 + 480 * n**-0.35 + 2000 * d**-0.37, "k": ["a"] * 25})
+    frame = pl.concat([frame, frame.head(2).with_columns(k=pl.lit("b"))])
+    surfaces = fit2(frame, x=("N", "D"), y="loss", by="k", train_where="N<9e9", draws=20)
+    figure = surfaces.plot()
+    lines, residuals = figure.axes[:2]
+    drawn = {line.get_markerfacecolor() == "white": line for line in lines.lines}
+    assert (drawn[False].get_xdata().size, drawn[True].get_xdata().size) == (20, 5)
+    assert (lines.get_xscale(), lines.get_yscale(), residuals.get_xscale()) == ("log", "log", "log")
+    left = next(line for line in residuals.lines if line.get_xdata().size == 20)
+    assert np.abs(left.get_ydata()).max() < 1e-4  # shares of the value, of a surface without noise
+    assert left.get_xdata().max() == pytest.approx((n * d)[n < 9e9].max())
+    assert "a: additive_power on 20 points" in words(figure)
+    assert "5 held out: RMSLE" in words(figure)
+    assert "b: not fitted" in words(figure)
+    assert set(render(figure)) == {"png", "svg", "pdf"}

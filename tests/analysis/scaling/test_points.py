@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.scaling.points import Points, points_of
+from analysis.scaling.points import Points, points_of, unit_doubt
 
 GOOD = {"x": [10.0, 1.0, 100.0], "y": [0.5, 0.4, 0.6], "n": [100, 50, 200], "seed": ["a", "b", "a"]}
 
@@ -46,7 +46,9 @@ def test_numbers_written_as_text_are_read():
         ({"y": [0.5, None, 0.6]}, r"'y' has None in row 2: leave out or fill in empty"),
         ({"y": [0.5, float("nan"), 0.6]}, r"'y' has nan in row 2"),
         ({"x": [1.0, 2.0, float("inf")]}, r"'x' has inf in row 3"),
-        ({"n": [100, 0, 5]}, r"'n' has 0 in row 2: n is a number of examples"),
+        ({"n": [100, 50, 0.5]}, r"'n' has 0\.5 in row 3: .*so at least 1"),
+        ({"x": [1e-3, 1.0, 1e18]}, r"'x' goes from 0\.001 in row 1 to 1e\+18 in row 3, over 21 decades: two units"),
+        ({"n": [100, 0, 5]}, r"'n' has 0 in row 2: n is a number of examples behind each share of 'y'"),
         ({"y": [50.0, 40.0, 60.0]}, r"'y' has 50\.0 in row 1.*are these percent\? Divide them by 100\.$"),
         ({"y": [0.5, 40.0, 60.0]}, r"percent\? Divide them by 100\. Some are in \[0, 1\].*two units"),
         ({"y": [-0.5, 0.4, 0.6]}, r"'y' has -0\.5 in row 1: with n given, y is a share and must lie in \[0, 1\]$"),
@@ -82,3 +84,26 @@ def test_means_are_weighted_by_counts():
     assert means.n.tolist() == [300, 50]
     assert (points.n_levels, len(points), len(points.up_to(1.0))) == (2, 3, 2)
     np.testing.assert_allclose(Points(points.x, points.y).means().y, [0.35, 0.7])
+
+
+def test_some_rows_of_a_table_are_named_as_the_table_counts_them():
+    frame = pl.DataFrame({"x": [1.0, 2.0, -3.0, 4.0], "y": [1.0, 2.0, 3.0, 4.0]})
+    assert points_of(frame, ["x"], "y", rows=np.array([3, 1])).y.tolist() == [2, 4]
+    with pytest.raises(AnalysisError, match=r"'x' has -3\.0 in row 3"):
+        points_of(frame, ["x"], "y", rows=np.array([1, 2]))
+    with pytest.raises(AnalysisError, match="no rows to fit"):
+        points_of(frame, ["x"], "y", rows=np.array([], dtype=int))
+
+
+@pytest.mark.parametrize(
+    ("y", "doubted"),
+    [
+        ([0.5, 0.6, 70.0, 80.0], True),
+        ([0.5, 0.9, 1.2, 3.0], False),  # losses around 1
+        ([0.5, 0.6, 700.0], False),  # above 100 nothing is percent
+        ([50.0, 60.0], False),
+        ([-0.5, 0.6, 70.0], False),
+    ],
+)
+def test_shares_among_percent_are_doubted(y, doubted):
+    assert bool(unit_doubt(np.array(y))) == doubted

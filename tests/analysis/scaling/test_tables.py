@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from analysis.errors import AnalysisError
 from analysis.scaling.files import MADE_BY, read_table, rows_where, write_folder
+from analysis.scaling.losses import rmsle
 from analysis.scaling.surfaces import fit2
-from analysis.scaling.tables import HELD_OUT, HIDDEN_IN_TURN, REFUSED, Fits, fit, loss_of, rmsle
+from analysis.scaling.tables import HELD_OUT, HIDDEN_IN_TURN, REFUSED, Fits, fit, loss_of
 
 X = np.geomspace(1e18, 1e21, 8)
 DRAWS = 40  # enough for code paths; intervals that must hold the truth ask for more
@@ -200,9 +201,13 @@ def test_wrong_options_are_refused(ask, message):
         ({"x": [0.0, *X[1:]]}, {}, "0.0 in row 1"),
         ({"y": [80.0] * 8, "n": [100] * 8}, {"n": "n"}, "are these percent"),
         ({"y": [80.0, *[0.8] * 7], "n": [100] * 8}, {"n": "n"}, "two units seem to be mixed"),
-        ({"y": [0.8] * 8, "n": [0.8] * 8}, {"n": "n"}, "goes down to 0.8: n is the number of examples"),
+        (
+            {"y": [0.8] * 8, "n": [0.8] * 8},
+            {"n": "n"},
+            "column 'n' has 0.8 in row 1.*n is a number of examples behind each share of 'y', so at least 1",
+        ),
         ({}, {"holdout_largest": 7}, "only 8 different x; with the 7 largest held out, 1 would be left"),
-        ({"x": [1e18] * 8}, {}, "1 different x|one value only"),
+        ({"x": [1e18] * 8}, {}, r"all points are at one x \(1e\+18\)"),
         ({}, {"family": "m4", "holdout_largest": 5}, "m4 has 5 parameters"),
     ],
 )
@@ -296,6 +301,37 @@ def test_surfaces_by_group_refuse_the_bad_one_alone():
 def test_wrong_options_of_surfaces_are_refused(ask, message):
     with pytest.raises(AnalysisError, match=message):
         fit2(chinchilla(), **({"x": ("N", "D"), "y": "loss", "draws": 20} | ask))
+
+
+def test_held_out_rows_of_a_surface_are_scored_beside_baselines():
+    frame = chinchilla(0.002)
+    surfaces = fit2(frame, x=("N", "D"), y="loss", loss="squared", holdout_largest=1, draws=40)
+    row = surfaces.summary.row(0, named=True)
+    assert (row["n_points"], row["n_held_out"]) == (30, 6)
+    assert set(surfaces.tests["x1"]) == {frame["N"].max()}
+    # The nearest fitted point has the same D and the next smaller N.
+    below = frame.filter(pl.col("N") == frame["N"].unique().sort()[-2]).sort("D")["loss"].to_numpy()
+    tests = surfaces.tests.sort("x2")
+    np.testing.assert_allclose(tests["nearest"], below)
+    assert row["rmsle_nearest"] == pytest.approx(np.sqrt(np.mean(np.log(below / tests["observed"].to_numpy()) ** 2)))
+    assert row["rmsle"] < row["rmsle_nearest"] < row["rmsle_plane"]
+    inside = (tests["observed"] >= tests["y_low_95"]) & (tests["observed"] <= tests["y_high_95"])
+    assert tests["inside_95"].to_list() == inside.to_list()
+    assert (row["inside_95"], row["coverage_95"]) == (inside.sum(), inside.sum() / 6)
+    assert row["inside_50"] <= row["inside_80"] <= row["inside_95"]
+
+
+def test_the_plane_baseline_is_exact_on_a_plane_and_other_columns_can_be_held_out():
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e10, 4), np.geomspace(1e9, 1e11, 4)))
+    frame = pl.DataFrame({"N": n, "D": d, "C": 6 * n * d, "y": 9 - 0.3 * np.log10(n) - 0.2 * np.log10(d)})
+    surfaces = fit2(frame, x=("N", "D"), y="y", holdout_largest=2, holdout_of="D", draws=20)
+    assert surfaces.tests.height == 8
+    np.testing.assert_allclose(surfaces.tests["plane"], surfaces.tests["observed"], rtol=1e-9)
+    assert fit2(frame, x=("N", "D"), y="y", family="plane", draws=20).tests.height == 0
+    few = fit2(frame, x=("N", "D"), y="y", holdout_largest=4, draws=20)
+    assert "has only 4 different values; with 4 of them held out none is left" in few.summary["diagnosis"].item()
+    with pytest.raises(AnalysisError, match="not both"):
+        fit2(frame, x=("N", "D"), y="y", holdout_largest=1, train_where="D<1e10")
 
 
 def test_only_the_additive_power_law_has_a_best_split():
