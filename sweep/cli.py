@@ -52,6 +52,15 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--address", help="a Ray cluster (auto, or host:port); otherwise RAY_ADDRESS, or this machine")
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
 
+    tune = add(
+        "tune", "search the settings of a method (tune: in the spec), and test the best on fresh seeds", spec=True
+    )
+    tune.add_argument("--trials", type=_positive, metavar="N", help="in all, instead of the spec's budget.trials")
+    tune.add_argument("--export", metavar="FILE.yaml", help="also write the best settings as a sweep for w2s run")
+    tune.add_argument("--retry-failed", action="store_true", help="also runs that failed the same way every time")
+    tune.add_argument("--address", help="a Ray cluster (auto, or host:port); otherwise RAY_ADDRESS, or this machine")
+    tune.add_argument("--no-report", action="store_true", help="do not write the report at the end")
+
     status = add("status", "say how far a sweep is, what fails and what hangs", spec=True)
     status.add_argument("--list", action="store_true", help="one line for every run that is not done")
 
@@ -63,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("source", metavar="SPEC|STORAGE", help="a sweep file, or a results folder or URL")
     report.add_argument("--storage", help="results folder or URL instead of the spec's")
     report.add_argument("--out", help="folder for the report")
+    report.add_argument(
+        "--every-figure",
+        action="store_true",
+        help="all figures of each task and setting, also where there are many of them",
+    )
 
     export = add("export", "write the table of runs or pairs to a file")
     export.add_argument("storage", metavar="STORAGE", help="a results folder or URL")
@@ -87,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     models = add("models", "list model families whose pretraining compute is known, or inspect checkpoints")
     models.add_argument("model", nargs="*", metavar="MODEL", help="folders or hub ids to inspect")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not {text!r}")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -77,6 +77,11 @@ def plan(args: argparse.Namespace) -> int:
     memory = max((run.memory for run in plan.runs.values()), default=0)
     console.print(f"memory: at most {_size(memory)} on a device for one run")
     console.print(f"storage: about {_size(_disk(plan))} in all")
+    if session.spec.tune is not None:
+        from sweep.tuning.command import plan_lines  # brings optuna
+
+        for line in plan_lines(args.spec, args.storage):
+            console.print(line)
     return 0
 
 
@@ -135,7 +140,7 @@ def _disk(plan: Plan) -> float:
 def run(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     chosen = session.select(args.only)
-    code = _execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
+    code = execute(session, chosen, retry_failed=args.retry_failed, address=args.address)
     if not args.no_report and session.plan.pairs and not args.only and code != INTERRUPTED:
         try:
             page = _report(session.store, session.sweep_id, _report_folder(session.store, session.sweep_id))
@@ -153,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
 def ladder(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     rungs = [run_id for run_id, run in session.plan.runs.items() if run.kind == "pretrain"]
-    code = _execute(session, set(rungs), retry_failed=args.retry_failed, address=args.address) if rungs else 0
+    code = execute(session, set(rungs), retry_failed=args.retry_failed, address=args.address) if rungs else 0
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for column in ("rung", "seed", "parameters", "matrix parameters", "pretraining FLOPs", "where"):
         table.add_column(column, justify="left" if column in ("rung", "where") else "right", overflow="fold")
@@ -174,7 +179,7 @@ def ladder(args: argparse.Namespace) -> int:
     return code
 
 
-def _execute(session: Session, chosen: set[str], *, retry_failed: bool, address: str | None) -> int:
+def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: str | None) -> int:
     """Run what is missing of `chosen` and its ancestors; says what failed. Returns the exit code."""
     plan, store = session.plan, session.store
     standings = stand(plan, store, verify=True)
@@ -258,6 +263,12 @@ def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
+def tune(args: argparse.Namespace) -> int:
+    from sweep.tuning.command import tune as search  # brings optuna
+
+    return search(args)
+
+
 # -- status ----------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +306,7 @@ def report(args: argparse.Namespace) -> int:
         store, sweep = Store(args.source), None
         _require_storage(store)
     out = Path(args.out) if args.out else _report_folder(store, sweep)
-    print(f"report: {_report(store, sweep, out)}")
+    print(f"report: {_report(store, sweep, out, every_figure=True if args.every_figure else None)}")
     return 0
 
 
@@ -305,9 +316,9 @@ def _report_folder(store: Store, sweep: str | None) -> Path:
     return Path(store.path("sweeps", sweep, "report") if sweep else store.path("report"))
 
 
-def _report(store: Store, sweep: str | None, out: Path) -> Path:
+def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | None = None) -> Path:
     """Write the report, unless the one that is there was made from the same results by the same code."""
-    inputs = _report_inputs(store, sweep)
+    inputs = _report_inputs(store, sweep) + (" every figure" if every_figure else "")
     mark, page = out / ".inputs", out / "index.html"
     if page.exists() and mark.exists() and mark.read_text() == inputs:
         return page
@@ -317,7 +328,7 @@ def _report(store: Store, sweep: str | None, out: Path) -> Path:
     if sweep:
         spec = store.fs.cat_file(store.path("sweeps", sweep, "spec.yaml")).decode()
     command = shlex.join(["w2s", *sys.argv[1:]])
-    page = Path(write_report(store.root, out, sweep=sweep, command=command, spec_text=spec))
+    page = Path(write_report(store.root, out, sweep=sweep, command=command, spec_text=spec, every_figure=every_figure))
     (page.parent / mark.name).write_text(inputs)
     return page
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sweep.spec import Compute
 from sweep.store import Store
 
 if TYPE_CHECKING:
+    from sweep.schedule import Feed
     from sweep.worker import Job
 
 TABLES_ONLY = ("tokenizer", "labels", "probe")
@@ -46,6 +48,7 @@ def run_plan(
     cpu_threads: int = 1,
     address: str | None = None,
     science: Science | None = None,
+    feed: "Feed | None" = None,
 ) -> Outcome:
     """Execute `todo`, whose other parents are in the store.
 
@@ -53,6 +56,7 @@ def run_plan(
         cpu_threads: Threads of a pretraining run; finetuning runs bring their own.
         address: A Ray cluster; None for RAY_ADDRESS, or else a Ray of our own on this machine.
         science: What computes a run, for benchmarks of the engine.
+        feed: What adds runs to the plan as it goes.
 
     Raises:
         SweepError: Ray cannot be reached, or no node is large enough for a run.
@@ -60,19 +64,27 @@ def run_plan(
     _environment()
     from sweep.worker import Job  # imports Ray, which reads the environment
 
-    frontier = Frontier(plan, todo, retries=compute.retries)
+    frontier = Frontier(plan, frozenset(todo), retries=compute.retries)
+    if feed is not None:
+        feed.attach(frontier)
     with _ray(address) as resources, _scratch() as tune_folder:
         shapes = _Shapes(compute, cpu_threads, has_gpus=resources.get("GPU", 0) > 0)
         if address is None and "RAY_ADDRESS" not in os.environ:  # a cluster may grow a larger node on demand
             shapes.check(frontier, plan)
         with make_progress(frontier) as progress:
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder)
+            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed)
     return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
 
 
 def _tune(
-    frontier: Frontier, job: "Job", compute: Compute, shapes: "_Shapes", progress: Progress, tune_folder: str
+    frontier: Frontier,
+    job: "Job",
+    compute: Compute,
+    shapes: "_Shapes",
+    progress: Progress,
+    tune_folder: str,
+    feed: "Feed | None",
 ) -> bool:
     from ray import tune
 
@@ -87,10 +99,11 @@ def _tune(
         progress.ended(run, "retry" if again else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
+    searcher = PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end, feed=feed)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([_bundle(config["shape"])])),
         tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end),
+            search_alg=searcher,
             num_samples=-1,
             reuse_actors=True,
             max_concurrent_trials=compute.max_parallel,
@@ -107,6 +120,8 @@ def _tune(
         tuner.fit()
     except KeyboardInterrupt:
         return True
+    if searcher.error is not None:
+        raise searcher.error
     return not frontier.finished
 
 
@@ -166,10 +181,30 @@ def _environment() -> None:
 
 
 @contextlib.contextmanager
+def ray_kept() -> Iterator[None]:
+    """Within this, the Ray that a `run_plan` started serves the next ones; starting one takes seconds."""
+    global _keep
+    _keep = True
+    try:
+        yield
+    finally:
+        _keep = False
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            ray.shutdown()
+
+
+_keep = False
+
+
+@contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[dict[str, float]]:
     """A connection to a running cluster, or a Ray of our own on this machine for as long as the sweep takes."""
     import ray
 
+    if _keep and ray.is_initialized():
+        yield dict(ray.cluster_resources())
+        return
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if not address:
@@ -191,7 +226,8 @@ def _ray(address: str | None) -> Iterator[dict[str, float]]:
     try:
         yield dict(ray.cluster_resources())
     finally:
-        ray.shutdown()
+        if not _keep:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

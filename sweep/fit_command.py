@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 12
 """Curves that are printed with all their parameters; more become a table with a line each."""
 MAX_LINES = 200
+MAX_UNTOLD = 3
+"""Parameters without a finite interval that are printed with a line each."""
+TOLD_APART = 2.0
+"""Ratio of the widths of two intervals of a parameter from which both are printed."""
 SOME_REFUSED = 1
 """Exit code when some curves could not be fitted and others were."""
 
@@ -93,7 +97,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", default="auto", help="auto, squared, huber_log or binomial")
     parser.add_argument("--delta", type=float, default=1e-3, metavar="D", help="of huber_log, in units of log y (1e-3)")
     parser.add_argument("--draws", type=_count, default=400, metavar="N", help="resamples behind intervals (400)")
-    parser.add_argument("--uncertainty", default="residuals", help="what is resampled: residuals, cases or seeds")
+    kinds = "what is resampled: residuals, cases or seeds; auto: cases for fit2 and huber_log, else residuals"
+    parser.add_argument("--uncertainty", default="auto", help=kinds)
     parser.add_argument("--random-seed", type=int, default=0, metavar="S", help="of the resamples (0)")
 
 
@@ -112,9 +117,9 @@ def _numbers(text: str) -> list[float]:
         values = [float(word) for word in text.split(",") if word.strip()]
     except ValueError:
         values = []
-    if not values:
+    if not values or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(
-            f"numbers with commas between them are needed, such as 1e21,1e22, not {text!r}"
+            f"numbers above zero with commas between them are needed, such as 1e21,1e22, not {text!r}"
         )
     return values
 
@@ -127,6 +132,7 @@ def fit(args: argparse.Namespace) -> int:
     from analysis.scaling.files import read_table
     from analysis.scaling.tables import fit as fit_table
 
+    _check_out(args.out)
     fits = fit_table(
         read_table(args.table),
         x=args.x,
@@ -144,6 +150,16 @@ def fit(args: argparse.Namespace) -> int:
     if args.out:
         print(f"\nwritten: {_write_fits(args, fits, predicted)}")
     return SOME_REFUSED if refused else 0
+
+
+def _check_out(out: str | None) -> None:
+    """Refuse a folder of others before anything is fitted, which may take long."""
+    from pathlib import Path
+
+    from analysis.scaling.files import refuse_foreign
+
+    if out:
+        refuse_foreign(Path(out).resolve())
 
 
 def _shared(args: argparse.Namespace) -> dict[str, Any]:
@@ -192,13 +208,30 @@ def _print_curve(fits: "Fits", curve: Any, row: Mapping[str, Any], predicted: "p
         f"  {_count_of(row['n_points'], 'point')} at {row['n_levels']} different x "
         f"from {row['x_low']:.4g} to {row['x_high']:.4g}"
     )
-    console.print(f"  family {row['family']}: {curve.fit.family.formula.replace('[', '(')}  ({row['status']})")
-    if "," in row["weights"]:
+    parameters = _rows_of(fits.parameters, fits.by, curve.key)
+    if curve.flat:
+        console.print(f"  {_plain(row['diagnosis'])}")
+        _print_predictions(fits, curve, predicted)
+        return
+    console.print(f"  family {row['family']}: {_formula(curve.fit)}  ({row['status']})")
+    if len(curve.forecast.members) > 1:
+        console.print("  the curve is a mixture by how well each family extrapolated; parameters are the first one's")
+        console.print(f"    within the points {curve.weights_inside}")
+        console.print(f"    beyond them {row['weights']}")
+    elif "," in row["weights"]:
         console.print(f"  beyond the points, weighted by how well each extrapolated: {row['weights']}")
-    _print_parameters(_parameters_for_print(fits.parameters, fits.by, curve.key))
+    _print_parameters(parameters)
     if row["diagnosis"]:
         console.print(f"  note: {_plain(row['diagnosis'])}")
     _print_tested(row)
+    _print_predictions(fits, curve, predicted)
+
+
+def _formula(fit: Any) -> str:
+    return fit.family.formula.replace("[", "(")
+
+
+def _print_predictions(fits: "Fits", curve: Any, predicted: "pl.DataFrame | None") -> None:
     if predicted is not None:
         own = _rows_of(predicted, fits.by, curve.key)
         for line in own.iter_rows(named=True):
@@ -207,6 +240,8 @@ def _print_curve(fits: "Fits", curve: Any, row: Mapping[str, Any], predicted: "p
                 f"50 % {_interval(line['y_low_50'], line['y_high_50'])}; "
                 f"{line['reach']:.3g} times the largest x, {line['status']}"
             )
+        if any(line["reach"] > 1 and line["y_low_95"] is not None for line in own.iter_rows(named=True)):
+            console.print(f"  {curve.band_words}", style="dim")
 
 
 def _print_tested(row: Mapping[str, Any]) -> None:
@@ -228,15 +263,6 @@ def _print_tested(row: Mapping[str, Any]) -> None:
         console.print("  no skill: hiding its largest x, the last value predicted them as well or better")
 
 
-def _parameters_for_print(frame: "pl.DataFrame", by: Sequence[str], key: Sequence[Any]) -> list[dict[str, Any]]:
-    """One row per parameter: by profile where there is one, else by bootstrap."""
-    chosen: dict[str, dict[str, Any]] = {}
-    for row in _rows_of(frame, by, key).iter_rows(named=True):
-        if row["parameter"] not in chosen or row["method"] == "profile":
-            chosen[row["parameter"]] = row
-    return list(chosen.values())
-
-
 def _rows_of(frame: "pl.DataFrame", by: Sequence[str], key: Sequence[Any]) -> "pl.DataFrame":
     import polars as pl
 
@@ -244,14 +270,32 @@ def _rows_of(frame: "pl.DataFrame", by: Sequence[str], key: Sequence[Any]) -> "p
     return frame.filter(*matches) if matches else frame
 
 
-def _print_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_parameters(frame: "pl.DataFrame") -> None:
+    """The interval to quote of each parameter; those that cannot be told, if many, by name only."""
+    rows = [row for row in frame.iter_rows(named=True) if row["preferred"]]
+    untold = [row["parameter"] for row in rows if not row["identified"]]
+    named_only = set(untold) if len(untold) > MAX_UNTOLD else set()
     width = max((len(row["parameter"]) for row in rows), default=0)
     for row in rows:
+        if row["parameter"] in named_only:
+            continue
         told = "" if row["identified"] else "  not identified"
         interval = (
             "no interval" if row["low"] is None else f"{_interval(row['low'], row['high'])}  95 %, {row['method']}"
         )
         console.print(f"    {row['parameter']:<{width}}  {_value(row['estimate']):>10}  {_plain(interval)}{told}")
+    if named_only:
+        console.print(f"    not identified by these points: {', '.join(untold)}; do not quote them")
+    for row in rows:
+        if row["width_ratio"] is not None and row["width_ratio"] > TOLD_APART:
+            other = next(
+                r for r in frame.iter_rows(named=True) if r["parameter"] == row["parameter"] and not r["preferred"]
+            )
+            console.print(
+                f"  note: two intervals of {row['parameter']} differ {row['width_ratio']:.1f} times in width; "
+                f"{other['method']} gives {_interval(other['low'], other['high'])}. Take the wider one: "
+                "a few points, or the shape of the noise, decide this parameter"
+            )
 
 
 def _print_many(fits: "Fits") -> None:
@@ -335,6 +379,7 @@ def fit2(args: argparse.Namespace) -> int:
     from analysis.scaling.files import read_table
     from analysis.scaling.surfaces import fit2 as fit_table
 
+    _check_out(args.out)
     table, second = read_table(args.table), args.d_col
     if args.c_col:
         table, second = _with_tokens(table, args.n_col, args.c_col)
@@ -396,7 +441,7 @@ def _print_surfaces(surfaces: "Surfaces", optimal: "pl.DataFrame | None") -> Non
         console.print(
             f"  {_count_of(row['n_points'], 'point')}; {row['family']}: {surface.fit.family.formula}  ({row['status']})"
         )
-        _print_parameters(_parameters_for_print(surfaces.parameters, tuple(surfaces.keys), surface.key))
+        _print_parameters(_rows_of(surfaces.parameters, tuple(surfaces.keys), surface.key))
         if row["diagnosis"]:
             console.print(f"  note: {_plain(row['diagnosis'])}")
         console.print(f"  RMSLE of the fitted points {_value(row['rmsle_fitted'])}")

@@ -1,7 +1,7 @@
 """Which run comes next: the state of a plan's execution, without Ray."""
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
 from sweep.plan import Plan
@@ -13,11 +13,11 @@ DEATHS_FORGIVEN = 2
 class Frontier:
     """Runs of a plan move from waiting to ready, running, and done or failed; descendants of a failed run are blocked.
 
-    `todo` are the runs wanted now; parents outside of it count as done.
+    `todo` are the runs wanted now; parents outside of it count as done. A search grows it while it is executed.
     """
 
     plan: Plan
-    todo: Collection[str]
+    todo: Set[str]
     retries: int = 0
     running: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
@@ -29,33 +29,68 @@ class Frontier:
     """Run id to what its micro-batch is divided by, after it ran out of memory."""
 
     def __post_init__(self) -> None:
-        self.todo = frozenset(self.todo)
-        self._missing = {
-            run_id: sum(parent in self.todo for parent in {p.run_id for p in self.plan.runs[run_id].parents})
-            for run_id in self.todo
-        }
-        self._rank = {run_id: index for index, run_id in enumerate(self.plan.runs)}
+        wanted, self.todo = self.todo, frozenset()
+        self._missing: dict[str, int] = {}
+        self._in_turn: set[str] = set()
         self._ready: list[tuple[float, int, str]] = []
-        for run_id, missing in self._missing.items():
-            if missing == 0:
+        self._queued: set[str] = set()
+        self.extend(self.plan, wanted)
+
+    def extend(self, plan: Plan, run_ids: Collection[str], *, in_turn: bool = False) -> None:
+        """Want more runs, of a plan that has all runs of the one so far, and in the same order.
+
+        Args:
+            in_turn: These come after all others, in the order of the plan, however long the paths behind them are.
+        """
+        wanted = set(run_ids) - self.todo
+        new = [run_id for run_id in plan.runs if run_id in wanted]  # parents first
+        self.plan = plan
+        self._rank = {run_id: index for index, run_id in enumerate(plan.runs)}
+        self.todo = self.todo | set(new)
+        if in_turn:
+            self._in_turn |= set(new)
+        for run_id in new:
+            parents = {p.run_id for p in plan.runs[run_id].parents} & self.todo
+            self._missing[run_id] = len(parents - self.done)
+            if parents & (self.blocked | self.failed.keys()):
+                self.blocked.add(run_id)
+            elif self._missing[run_id] == 0:
                 self._push(run_id)
 
+    def withdraw(self, run_ids: Collection[str]) -> None:
+        """No longer want runs that have not begun; whatever needs them has to be withdrawn with them."""
+        idle = {i for i in run_ids if i in self.todo} - self.running - self.done - self.failed.keys()
+        self.todo = self.todo - idle
+        self.blocked -= idle
+        self._queued -= idle
+        for run_id in idle:
+            del self._missing[run_id]
+
     def _push(self, run_id: str) -> None:
-        heapq.heappush(self._ready, (-self.plan.path_work[run_id], self._rank[run_id], run_id))
+        urgency = 0.0 if run_id in self._in_turn else -self.plan.path_work[run_id]
+        self._queued.add(run_id)
+        heapq.heappush(self._ready, (urgency, self._rank[run_id], run_id))
+
+    @property
+    def n_ready(self) -> int:
+        """Runs that could start now."""
+        return len(self._queued)
 
     def pop(self) -> str | None:
-        """The ready run with the longest remaining path, now running; None if nothing is ready."""
-        if not self._ready:
-            return None
-        run_id = heapq.heappop(self._ready)[-1]
-        self.running.add(run_id)
-        self.attempts[run_id] = self.attempts.get(run_id, 0) + 1
-        return run_id
+        """The next ready run, now running; None if nothing is ready. The longest remaining path goes first."""
+        while self._ready:
+            run_id = heapq.heappop(self._ready)[-1]
+            if run_id in self._queued:  # neither withdrawn, nor an entry left from before it was
+                self._queued.remove(run_id)
+                self.running.add(run_id)
+                self.attempts[run_id] = self.attempts.get(run_id, 0) + 1
+                return run_id
+        return None
 
     @property
     def finished(self) -> bool:
         """Nothing runs and nothing can start."""
-        return not self.running and not self._ready
+        return not self.running and not self._queued
 
     def succeed(self, run_id: str) -> None:
         self.running.discard(run_id)
@@ -84,5 +119,5 @@ class Frontier:
             self._push(run_id)
             return True
         self.failed[run_id] = message
-        self.blocked |= self.plan.descendants([run_id]) & frozenset(self.todo)
+        self.blocked |= self.plan.descendants([run_id]) & self.todo
         return False

@@ -13,7 +13,7 @@ from sweep.plan import Pair, Plan, Run
 from sweep.procedures import NotApplicableError, Setting, expand
 from sweep.runs import RunMaker
 from sweep.spec import MethodEntry, Sweep, entry_label, flattened
-from w2s.methods import Method, build_method
+from w2s.methods import build_method
 
 
 def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
@@ -26,16 +26,14 @@ def build_plan(spec: Sweep, inputs: Inputs) -> Plan:
     for seed in spec.seeds:
         for rung in spec.ladder.rungs:  # a ladder is useful without pairs: `w2s ladder`
             runs.base(rung, seed)
-    methods = [
-        (runs.with_settings(entry.finetune), entry, build_method(entry), entry_label(entry)) for entry in spec.methods
-    ]
+    methods = [(runs.with_settings(entry.finetune), entry, entry_label(entry)) for entry in spec.methods]
     pairs: list[Pair] = []
     skipped: Counter[tuple[str, str, str]] = Counter()
     for setting in grid(runs):
-        for own_runs, entry, method, label in methods:
+        for own_runs, entry, label in methods:
             try:
                 pairs.append(
-                    _pair(own_runs, with_own_ceiling(own_runs, entry, setting), method, label, runs.settings_id)
+                    _pair(own_runs, with_own_ceiling(own_runs, entry, setting), entry, label, runs.settings_id)
                 )
             except NotApplicableError as reason:
                 skipped[label, setting.task.spec.name, str(reason)] += 1
@@ -84,7 +82,8 @@ def with_own_ceiling(runs: RunMaker, entry: MethodEntry, setting: Setting) -> Se
     return replace(setting, ceiling=ceiling, baseline=f"ceiling with {changed}")
 
 
-def _pair(runs: RunMaker, setting: Setting, method: Method, label: str, settings: str) -> Pair:
+def _pair(runs: RunMaker, setting: Setting, entry: MethodEntry, label: str, settings: str) -> Pair:
+    method = build_method(entry)
     student = expand(method, runs, setting)
     return Pair(
         task=setting.task.spec.name,
@@ -100,7 +99,7 @@ def _pair(runs: RunMaker, setting: Setting, method: Method, label: str, settings
         ceiling_id=student.setting.ceiling.run_id,
         baseline=student.setting.baseline,
         stop=student.setting.stop,
-        oracle=method.oracle,
+        oracle=method.oracle or entry.oracle,
         links=",".join(student.setting.links),
     )
 

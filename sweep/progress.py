@@ -31,7 +31,6 @@ class Tally:
 
     def __init__(self, frontier: Frontier) -> None:
         self.frontier = frontier
-        self._total = sum(frontier.plan.runs[run_id].work for run_id in frontier.todo) or 1.0
         self._begun = time.monotonic()
 
     def counts(self) -> list[tuple[str, dict[str, int]]]:
@@ -54,7 +53,10 @@ class Tally:
         return self._share(self.frontier.done)
 
     def _share(self, run_ids: Iterable[str]) -> float:
-        return sum(self.frontier.plan.runs[run_id].work for run_id in run_ids) / self._total
+        return self._work(run_ids) / (self._work(self.frontier.todo) or 1.0)
+
+    def _work(self, run_ids: Iterable[str]) -> float:
+        return sum(self.frontier.plan.runs[run_id].work for run_id in run_ids)
 
     @property
     def elapsed(self) -> float:

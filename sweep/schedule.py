@@ -1,7 +1,7 @@
 """The plan as a Ray Tune search algorithm: Tune asks for a trial, it gets the next run of the graph."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
@@ -10,6 +10,19 @@ from sweep.plan import Run
 
 OUTCOME = "outcome"
 """Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory" or "died"."""
+
+
+class Feed(Protocol):
+    """Where more runs come from while a plan is executed: a search over settings of a method."""
+
+    def attach(self, frontier: Frontier) -> None:
+        """Called once, before anything starts."""
+
+    def refill(self) -> None:
+        """Called whenever a run could start; the place to extend the frontier."""
+
+    def ended(self, run_id: str) -> None:
+        """Called when a run is done, or has failed for good."""
 
 
 class PlanSearcher(Searcher):
@@ -22,23 +35,32 @@ class PlanSearcher(Searcher):
         shape_of: Callable[[Run], dict[str, float]],
         on_start: Callable[[Run], None],
         on_end: Callable[[Run, str, str, bool], None],
+        feed: Feed | None = None,
     ) -> None:
         super().__init__()
         self._frontier = frontier
         self._shape_of = shape_of
         self._on_start = on_start
         self._on_end = on_end
+        self._feed = feed
+        self._known = frozenset(frontier.todo)
+        self.error: Exception | None = None
+        """What the feed raised. Tune would take it for a failure of the run, so it is kept for the caller."""
         self._run_of_trial: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        run_id = self._frontier.pop()
+        if self._feed is not None:
+            self._ask(self._feed.refill)
+        run_id = None if self.error else self._frontier.pop()
         if run_id is None:
             # None while nothing runs would make Tune poll for ten minutes before it gives up.
-            return Searcher.FINISHED if self._frontier.finished else None
+            idle = not self._frontier.running if self.error else self._frontier.finished
+            return Searcher.FINISHED if idle else None
         run = self._frontier.plan.runs[run_id]
         self._run_of_trial[trial_id] = run_id
         self._on_start(run)
-        return {"run_id": run_id, "divisor": self._frontier.divisors.get(run_id, 1), "shape": self._shape_of(run)}
+        config = {"run_id": run_id, "divisor": self._frontier.divisors.get(run_id, 1), "shape": self._shape_of(run)}
+        return config if run_id in self._known else config | {"run": run}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
@@ -53,6 +75,15 @@ class PlanSearcher(Searcher):
                 run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"
             )
         self._on_end(run, outcome, message, again)
+        if self._feed is not None and not again:
+            self._ask(self._feed.ended, run.run_id)
+
+    def _ask(self, question: Callable[..., None], *about: str) -> None:
+        if self.error is None:
+            try:
+                question(*about)
+            except Exception as error:
+                self.error = error
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """A run reports once, at its end."""

@@ -1,6 +1,5 @@
 """The sweep file: YAML in, a validated `Sweep` out. Everything that can be refused without work is refused here."""
 
-import difflib
 import itertools
 import types
 import typing
@@ -8,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
-from sweep.errors import SpecError
+from sweep.errors import ErrorAt, SpecError, nearest
+from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
     Config,
@@ -34,14 +34,6 @@ from w2s.methods import ORACLE_MARK, as_method_spec, build_method, method_label
 
 RATE_FACTOR = "learning_rate_factor"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-
-
-class _ErrorAt(ValueError):
-    """Found by a check of a whole that knows which of its parts is wrong."""
-
-    def __init__(self, message: str, *at: str | int) -> None:
-        super().__init__(message)
-        self.at = at
 
 
 class ScratchRung(RungShape):
@@ -99,7 +91,7 @@ class Ladder(Config):
         models = [(r.model, r.revision) if isinstance(r, CheckpointRung) else None for r in self.rungs]
         _refuse_duplicates("model", [m and (f"{m[0]} at {m[1]}" if m[1] else m[0]) for m in models], "rungs")
         for index, rung in enumerate(self.rungs):
-            _check_override(rung.finetune, ("rungs", index), f"rung '{rung.name}'")
+            check_override(rung.finetune, ("rungs", index), f"rung '{rung.name}'")
         return self
 
 
@@ -113,6 +105,8 @@ class MethodEntry(MethodSpec):
     """Whether the ceiling is finetuned with these settings as well; false measures against the grid's."""
     label: Annotated[str, Field(min_length=1, max_length=120)] | None = None
     """What tables and plots call it; otherwise its name and whatever differs from the defaults."""
+    oracle: bool = False
+    """Whether it was chosen by looking at ground truth, as an oracle's search does; marked so everywhere."""
 
 
 class Compute(Config):
@@ -153,6 +147,8 @@ class Sweep(Config):
     keep_weights: Literal["none", "all"] = "none"
     """Whether finetuned weights are kept. Pretrained rungs always are."""
     compute: Compute = Compute()
+    tune: Tune | None = None
+    """What `w2s tune` searches; `w2s run` does not look at it."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -168,6 +164,10 @@ class Sweep(Config):
         _refuse_duplicates("method", [entry_label(entry) for entry in self.methods], "methods")
         self.rung_pairs()
         self._facts_ladders_read_facts()
+        if self.tune is not None:
+            from sweep.tuning.checks import check_space  # which reads this module
+
+            check_space(self.tune, self)
         return self
 
     def _facts_ladders_read_facts(self) -> None:
@@ -177,14 +177,14 @@ class Sweep(Config):
             return
         for index, task in enumerate(self.tasks):
             if not isinstance(task, FactsTask):
-                raise _ErrorAt(
+                raise ErrorAt(
                     f"task '{task.name}': rungs pretrained on the facts corpus cannot read other text; give "
                     "ladder.pretrain a corpus of kind text, or use checkpoints",
                     "tasks",
                     index,
                 )
             if task.world_seed != corpus.world_seed:
-                raise _ErrorAt(
+                raise ErrorAt(
                     f"task '{task.name}' asks about world {task.world_seed}, but the rungs are pretrained on world "
                     f"{corpus.world_seed}: give both the same world_seed",
                     "tasks",
@@ -207,9 +207,9 @@ class Sweep(Config):
             for name in (weak, strong):
                 if name not in names:
                     message = f"[{weak}, {strong}] names no rung '{name}'{nearest(name, names)}"
-                    raise _ErrorAt(message, "pairs", index)
+                    raise ErrorAt(message, "pairs", index)
             if names.index(weak) >= names.index(strong):
-                raise _ErrorAt(
+                raise ErrorAt(
                     f"[{weak}, {strong}] has its weak rung at or above its strong one; a pair is [weak, strong] "
                     f"and the ladder goes {' < '.join(names)}",
                     "pairs",
@@ -248,14 +248,15 @@ def overridden(settings: FinetuneSettings, overrides: Mapping[str, Any]) -> Fine
 def entry_label(entry: MethodEntry) -> str:
     """What tables call a method of the grid: `confidence(max_weight=0.75) with epochs=3`."""
     label = method_label(build_method(entry))
-    mark = ORACLE_MARK if label.endswith(ORACLE_MARK) else ""
+    mark = ORACLE_MARK if entry.oracle or label.endswith(ORACLE_MARK) else ""
+    label = label.removesuffix(ORACLE_MARK)
     if entry.label is not None:
         return entry.label + mark
     if not entry.finetune:
-        return label
+        return label + mark
     changed = ", ".join(f"{key}={value}" for key, value in flattened(entry.finetune).items())
     against = "" if entry.own_ceiling else ", grid's ceiling"
-    return f"{label.removesuffix(mark)} with {changed}{against}{mark}"
+    return f"{label} with {changed}{against}{mark}"
 
 
 def flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,15 +296,6 @@ def key_of(at: Location) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
 
 
-def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """A "; did you mean ...?" for a name that is not among `names`, or what there is instead."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; there is {', '.join(names)}" if names else ""
-
-
 def _expand_rung(rung: Any) -> Any:
     if isinstance(rung, str):
         rung = {"model": rung}
@@ -314,7 +306,7 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
-_OF_ENTRIES = ("finetune", "own_ceiling", "label")
+_OF_ENTRIES = ("finetune", "own_ceiling", "label", "oracle")
 """Keys of a method of the grid that are not the method's own parameters."""
 
 
@@ -328,35 +320,46 @@ def _expand_method(index: int, method: Any) -> Any:
     try:
         spec = as_method_spec(method)
     except W2SError as error:
-        raise _ErrorAt(str(error), index) from None
+        raise ErrorAt(str(error), index) from None
     finetune = extras.get("finetune", {})
     if isinstance(finetune, Mapping):
-        _check_override(finetune, (index,), f"method '{spec.name}'", rate_factor=True)
+        check_override(finetune, (index,), f"method '{spec.name}'", rate_factor=True)
     return {"name": spec.name, "params": spec.params, **extras}
 
 
-def _check_override(
+def check_override(
     override: Mapping[str, Any], at: tuple[str | int, ...], whose: str, *, rate_factor: bool = False
 ) -> None:
+    """Refuse finetuning settings that are none.
+
+    Args:
+        override: Settings that replace those of the sweep.
+        at: Where the mapping `finetune` with them is.
+        whose: In words, such as "rung 'd8'".
+        rate_factor: Whether `learning_rate_factor` is one of them.
+
+    Raises:
+        ErrorAt: The first that is wrong.
+    """
     data = dict(override)
     if rate_factor and RATE_FACTOR in data:
         factor = data.pop(RATE_FACTOR)
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
             message = f"a number above 0 is needed, got {factor!r} ({whose})"
-            raise _ErrorAt(message, *at, "finetune", RATE_FACTOR)
+            raise ErrorAt(message, *at, "finetune", RATE_FACTOR)
     try:
         FinetuneSettings.model_validate(data)
     except ValidationError as error:
         first = _telling(error, data)[0]
         inner, value = _real_location(first["loc"], data, first["type"])
         what = _in_words(first, value, FinetuneSettings)
-        raise _ErrorAt(f"{what} ({whose})", *at, "finetune", *inner) from None
+        raise ErrorAt(f"{what} ({whose})", *at, "finetune", *inner) from None
 
 
 def _refuse_duplicates(what: str, names: typing.Sequence[str | None], key: str) -> None:
     for index, name in enumerate(names):
         if name is not None and name in names[:index]:
-            raise _ErrorAt(f"{what} '{name}' is given twice; each is listed once", key, index)
+            raise ErrorAt(f"{what} '{name}' is given twice; each is listed once", key, index)
 
 
 def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
@@ -446,7 +449,7 @@ def _in_words(error: Any, value: Any, root: type[BaseModel]) -> str:
         return message
     if kind == "extra_forbidden":
         return f"unknown key{nearest(key, _keys_at(root, error['loc'][:-1]))}"
-    if error["loc"] and error["loc"][0] == "pairs":
+    if "pairs" in error["loc"]:
         return f"must be all, adjacent, or a list such as [[weak, strong]], got {value!r}"
     if kind == "missing":
         return "is required but missing"
@@ -494,8 +497,10 @@ def _keys_at(kind: Any, loc: Location) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _models_in(annotation.model_fields["root"].annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, tuple, list):
+    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, tuple, list, dict):
         return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
     return []

@@ -20,6 +20,7 @@ class Job:
     """What all runs of an execution share; sent to the workers once."""
 
     runs: Mapping[str, Run]
+    """Those that were known then; later ones come with their own trial."""
     store: Store
     checkpoint_every_seconds: float
     science: Science | None = None
@@ -38,7 +39,7 @@ class RunTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         job, shape = self._job, self._config["shape"]
-        run = job.runs[self._config["run_id"]]
+        run = self._config.get("run") or job.runs[self._config["run_id"]]
         placement = Placement(
             micro_batch_divisor=self._config["divisor"], checkpoint_every_seconds=job.checkpoint_every_seconds
         )

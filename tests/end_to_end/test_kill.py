@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 120.0
 
 
-def start(spec: Path, storage: Path) -> subprocess.Popen:
+def start(spec: Path, storage: Path, command: str = "run") -> subprocess.Popen:
     return subprocess.Popen(
-        [W2S, "run", str(spec), "--storage", str(storage), "--no-report"],
+        [W2S, command, str(spec), "--storage", str(storage), "--no-report"],
         cwd=spec.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

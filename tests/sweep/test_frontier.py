@@ -117,3 +117,58 @@ def test_the_time_left_is_that_of_what_can_still_run(monkeypatch):
     frontier.succeed(str(first))
     frontier.fail(str(second), "why")
     assert tally.line == "25% of the FLOPs to run are done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"
+
+
+@given(plans(), st.data())
+def test_a_frontier_that_grows_and_gives_up_runs_still_hands_out_every_wanted_run_once_after_its_parents(plan, data):
+    ids = list(plan.runs)
+    cut = data.draw(st.integers(1, len(ids)))
+    small = Plan(runs={i: plan.runs[i] for i in ids[:cut]}, pairs=(), requested=0)
+    frontier = Frontier(small, set(small.runs), retries=0)
+    started, withdrawn, grown = [], set(), False
+    while not (frontier.finished and grown):
+        if not grown and (frontier.finished or data.draw(st.booleans())):
+            frontier.extend(plan, [i for i in ids if not {i, *plan.with_ancestors([i])} & withdrawn], in_turn=True)
+            grown = True
+        if data.draw(st.integers(0, 5)) == 0:
+            given_up = data.draw(st.sampled_from(ids))
+            family = plan.descendants([given_up]) | {given_up}
+            if not family & (frontier.running | frontier.done | set(frontier.failed)):
+                frontier.withdraw(family)
+                withdrawn |= family
+        run_id = frontier.pop()
+        if run_id is not None:
+            started.append(run_id)
+            assert run_id not in withdrawn
+            assert parents_of(plan, run_id) <= frontier.done
+        elif frontier.running:
+            ending = data.draw(st.sampled_from(sorted(frontier.running)))
+            if data.draw(st.integers(0, 4)):
+                frontier.succeed(ending)
+            else:
+                frontier.fail(ending, "why")
+    assert len(started) == len(set(started))
+    assert frontier.done | set(frontier.failed) | frontier.blocked == frontier.todo
+    assert not frontier.todo & withdrawn
+    assert frontier.blocked == plan.descendants(frontier.failed) & frontier.todo
+
+
+def test_what_is_wanted_in_turn_comes_in_the_order_of_the_plan_after_all_else():
+    runs = {
+        name: Run(name, "pretrain", "rung", 0, (), work=work, memory=0)
+        for name, work in (("base", 1.0), ("small", 2.0), ("large", 90.0))
+    }
+    plan = Plan(runs=runs, pairs=(), requested=0)
+    frontier = Frontier(plan, frozenset())
+    frontier.extend(plan, ["large", "small"], in_turn=True)
+    frontier.extend(plan, ["base"])
+    assert [frontier.pop() for _ in range(4)] == ["base", "small", "large", None]
+
+
+def test_a_run_that_was_given_up_can_be_wanted_again():
+    frontier = Frontier(one_run(), {"r"})
+    frontier.withdraw({"r"})
+    assert frontier.finished
+    assert frontier.pop() is None
+    frontier.extend(frontier.plan, {"r"})
+    assert (frontier.pop(), frontier.pop()) == ("r", None)

@@ -25,10 +25,10 @@ def sentences(n: int, seed: int = 0) -> list[str]:
     return list(made)
 
 
-def tiny_config(family: str, vocab_size: int) -> Any:
-    common = {"vocab_size": vocab_size, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+def tiny_config(family: str, vocab_size: int, width: int = 16) -> Any:
+    common = {"vocab_size": vocab_size, "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
     if family == "gpt2":
-        return transformers.GPT2Config(vocab_size=vocab_size, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+        return transformers.GPT2Config(vocab_size=vocab_size, n_embd=width, n_layer=2, n_head=2, n_positions=64)
     if family == "llama":
         return transformers.LlamaConfig(**common, intermediate_size=32, max_position_embeddings=64)
     if family == "qwen2":
@@ -40,11 +40,13 @@ def tiny_config(family: str, vocab_size: int) -> Any:
     return transformers.BertConfig(**common, intermediate_size=32, max_position_embeddings=64)
 
 
-def make_checkpoint(folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> str:
+def make_checkpoint(
+    folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0, width: int = 16
+) -> str:
     """A random checkpoint with language-model head and byte-level BPE tokenizer; returns its folder."""
     tokenizer = train_bpe(sentences(200), 280)
     torch.manual_seed(seed)
-    config = tiny_config(family, len(tokenizer))
+    config = tiny_config(family, len(tokenizer), width)
     auto = transformers.AutoModelForMaskedLM if family == "bert" else transformers.AutoModelForCausalLM
     model: Any = auto.from_config(config)
     with torch.no_grad():  # Larger than the libraries' initial weights, so that outputs of examples differ clearly.

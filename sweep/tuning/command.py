@@ -1,0 +1,371 @@
+"""What `w2s tune` does: search the settings of a method, then measure the best ones on fresh instances.
+
+Here the search meets the store, Ray and the terminal.
+"""
+
+import argparse
+import shlex
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweep.commands import INTERRUPTED, execute
+from sweep.errors import SpecError
+from sweep.inputs import Inputs, gather
+from sweep.lockfile import RevisionLock
+from sweep.plan import digest
+from sweep.planner import build_plan
+from sweep.session import Session
+from sweep.spec import Sweep, entry_label, load_spec, located
+from sweep.state import State, stand
+from sweep.store import Store
+from sweep.tuning.block import Judge, Tune
+from sweep.tuning.candidate import default_params, entry_of
+from sweep.tuning.checks import Scope, scopes
+from sweep.tuning.fresh import FreshMethods, as_mapping, exported, fresh_methods, fresh_spec
+from sweep.tuning.objective import Scorer
+from sweep.tuning.pruning import can_stop, pruner_of
+from sweep.tuning.search import Search, front_of
+from sweep.tuning.shared import Shared, narrowed
+from sweep.tuning.study import Study, Trial
+from sweep.tuning.tables import Searched, space_rows, write_summary, write_tables
+
+FRONT_EVALUATED = 5
+"""Candidates of a Pareto front that are measured on fresh instances, spread over it."""
+BEAT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class TuneSession:
+    """A sweep file with a `tune:` block, read once."""
+
+    file: Path
+    spec: Sweep
+    tune: Tune
+    inputs: Inputs
+    store: Store
+
+    @classmethod
+    def open(cls, file: str, storage: str | None, trials: int | None = None) -> "TuneSession":
+        """Raises SpecError; nothing is started or written but caches."""
+        path = Path(file)
+        spec = load_spec(path)
+        if spec.tune is None:
+            raise SpecError(
+                f"{path}: has no `tune:` block, which says what to search; examples/tune-facts.yaml has one"
+            )
+        block = spec.tune
+        if trials is not None:
+            block = block.model_copy(update={"budget": block.budget.model_copy(update={"trials": trials})})
+        store = Store(storage or spec.storage_path)
+        store.check_place()
+        try:
+            inputs = gather(spec, cache=store.cache, lock=RevisionLock.beside(path))
+        except SpecError as error:
+            raise located(error, path) from None
+        return cls(path, spec, block, inputs, store)
+
+    @cached_property
+    def scopes(self) -> tuple[Scope, Scope]:
+        """Instances of the search, and fresh ones."""
+        return scopes(self.tune, self.spec)
+
+    def shared(self, judge: Judge) -> Shared:
+        """What the candidates of a search have in common. Raises SpecError, also for a budget below one candidate."""
+        try:
+            shared = Shared.of(self.spec, self.inputs, self.scopes[0], metric=self.tune.metrics[judge])
+            work, flops = default_work(self.tune, shared), self.tune.budget.flops
+            if flops is not None and flops < work:
+                raise SpecError(
+                    f"tune.budget.flops: {flops:.3g} is not enough for one candidate; one like the default takes "
+                    f"{work:.3g} on {len(shared.instances)} instances",
+                    ("tune", "budget", "flops"),
+                )
+        except SpecError as error:
+            raise located(error, self.file) from None
+        return shared
+
+    @cached_property
+    def tune_id(self) -> str:
+        """The sweep's name and a hash of what is searched on what: another space is another search, not more trials."""
+        shared = self.shared(self.tune.judges[0])
+        block = self.tune.model_dump(mode="json", include={"method", "space", "minimize_flops"})
+        instances = [[i.task, i.weak, i.strong, i.seed, i.supervisor_id, i.ceiling_id] for i in shared.instances]
+        return f"{self.spec.name}-{digest([block, instances, shared.maker.settings_id])[:8]}"
+
+    @property
+    def folder(self) -> str:
+        """Below the storage."""
+        return f"tuning/{self.tune_id}"
+
+    def name_of(self, judge: Judge) -> str:
+        """Of the study of one objective."""
+        return f"{self.tune_id}/{judge}-{self.tune.metrics[judge]}"
+
+
+def default_work(block: Tune, shared: Shared) -> float:
+    """Estimated FLOPs of the candidate that the spec is without a search, without what all candidates share."""
+    own = shared.expand(entry_of(block.method, {})).own
+    return sum(shared.runs()[run_id].work for run_id in own)
+
+
+def tune(args: argparse.Namespace) -> int:
+    from sweep.engine import ray_kept
+
+    session = TuneSession.open(args.spec, args.storage, args.trials)
+    session.store.check_writable()
+    with ray_kept():
+        found, methods, fresh, code = _search_and_measure(session, args)
+    summary = _summary(session, [one.summary for one in found]) | {"fresh": fresh}
+    write_summary(session.store, session.folder, summary)
+    if args.export:
+        _export(session, methods, Path(args.export))
+    if not args.no_report and code != INTERRUPTED:
+        print(f"report: {_report(session)}")
+    return code
+
+
+def _search_and_measure(
+    session: TuneSession, args: argparse.Namespace
+) -> tuple[list["_Found"], FreshMethods | None, dict[str, Any] | None, int]:
+    """What the searches found; the methods measured on fresh instances, what is known of that, and the exit code."""
+    found = []
+    for judge in session.tune.judges:
+        one = _search(session, judge, address=args.address, retry_failed=args.retry_failed)
+        found.append(one)
+        if one.code:
+            return found, None, None, one.code
+    methods = _winners(session, found)
+    fresh, code = _measure(session, methods, address=args.address, retry_failed=args.retry_failed)
+    return found, methods, fresh, code
+
+
+# -- search --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    summary: dict[str, Any]
+    judge: Judge
+    best: Trial | None
+    front: list[Trial]
+    over: bool
+    code: int
+
+
+def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_failed: bool) -> _Found:
+    """Search until the budget is used up, or as far as it goes."""
+    block, store = session.tune, session.store
+    shared, metric = session.shared(judge), session.tune.metrics[judge]
+    directions = ["maximize", "minimize"] if block.minimize_flops else ["maximize"]
+    basis = {"instances": [str(instance) for instance in shared.instances]}
+    default = default_params(block, session.spec)
+    with Study.open(store, session.name_of(judge), block, directions=directions, basis=basis) as study:  # type: ignore[arg-type]
+        if default is not None:
+            study.enqueue(default)
+        scorer = Scorer(store, metric, shared.instances)
+        search = Search(block, study, shared, scorer, store, report=_say, retry_failed=retry_failed)
+        before = len(study.trials())
+        print(
+            f"tune {session.name_of(judge)}: {metric} on {len(shared.instances)} instances, {before} candidates so far"
+        )
+        interrupted = False
+        if not search.is_over:
+            interrupted = _run(session, shared, study, search, address=address, retry_failed=retry_failed)
+        ended = search.problem or search.ended_because or ("interrupted" if interrupted else "")
+        print(f"search ended: {ended}" if ended else "search stopped")
+        trials = study.trials()
+        searched = Searched(
+            judge=judge,
+            metric=metric,
+            folder=f"tuning/{session.name_of(judge)}",
+            instances=shared.instances,
+            trials=trials,
+            default=default,
+            shared_runs=Counter(_role(shared, run_id) for run_id in shared.needed),
+            candidate_runs=search.n_own_runs,
+            ended=ended,
+            location=study.location,
+        )
+        summary = write_tables(store, searched, study, minimize_flops=block.minimize_flops)
+    if interrupted:
+        print("interrupted; the same command goes on where it stopped")
+    over = bool(search.ended_because) and not search.problem and not interrupted
+    code = INTERRUPTED if interrupted else 0 if over and searched.best else 1
+    if search.problem:
+        print(f"w2s tune: {search.problem}", file=sys.stderr)
+    elif over and not trials:
+        raise SpecError(f"tune.budget: too small for one candidate: {ended}")
+    elif over and searched.best is None:
+        print("w2s tune: no candidate was completed, so there is no best one", file=sys.stderr)
+    return _Found(summary, judge, searched.best, front_of(trials), over, code)
+
+
+def _run(
+    session: TuneSession, shared: Shared, study: Study, search: Search, *, address: str | None, retry_failed: bool
+) -> bool:
+    """Execute the shared runs that are missing, and the candidates'. Returns whether it was interrupted."""
+    from sweep.engine import run_plan
+
+    store, plan = session.store, shared.plan
+    standings = stand(plan, store, verify=True)
+    for run_id, standing in standings.items():
+        if standing.set_aside:
+            store.quarantine(run_id)
+    if not retry_failed:
+        for run_id, standing in standings.items():
+            if standing.state == State.GIVEN_UP:
+                search.problem = (
+                    f"every candidate needs '{plan.runs[run_id].label}': {standing.reason}; "
+                    f"only --retry-failed tries it again"
+                )
+                return False
+    todo = {run_id for run_id, standing in standings.items() if standing.state != State.DONE}
+    threads = session.spec.ladder.pretrain.cpu_threads
+    with _heartbeat(study):
+        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address, feed=search)
+    for run_id, message in outcome.failed.items():
+        print(f"failed: {run_id}: {message}\n  w2s show {run_id} --storage {shlex.quote(store.root)}")
+    return outcome.interrupted
+
+
+@contextmanager
+def _heartbeat(study: Study) -> Iterator[None]:
+    """Signs of life while runs are executed, during which nothing is asked or told for long."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            try:
+                study.beat()
+            except Exception:  # the search meets the same thing when it next asks or tells, and says it
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _role(shared: Shared, run_id: str) -> str:
+    instances = shared.instances
+    if any(run_id == i.supervisor_id or run_id in i.others for i in instances):
+        return "supervisors"
+    return "ceilings" if any(run_id == i.ceiling_id for i in instances) else "others"
+
+
+# -- fresh instances, export, report -------------------------------------------------------------------------------
+
+
+def _winners(session: TuneSession, found: list[_Found]) -> FreshMethods:
+    winners = {one.judge: one.best.params for one in found if one.best}
+    fronts = {}
+    for one in found:
+        others = [t for t in one.front if one.best and t.number != one.best.number]
+        step = max(1, -(-len(others) // (FRONT_EVALUATED - 1)))
+        fronts[one.judge] = {t.number: t.params for t in others[::step]}
+    return fresh_methods(session.tune, winners, fronts)
+
+
+def _measure(
+    session: TuneSession, methods: FreshMethods, *, address: str | None, retry_failed: bool
+) -> tuple[dict[str, Any], int]:
+    """Run the winners and the default on fresh instances. Returns what the summary says of it, and the exit code."""
+    scope = session.scopes[1]
+    spec, inputs = narrowed(fresh_spec(session.spec, scope, methods), session.inputs, scope)
+    plan = build_plan(spec, inputs)
+    fresh = Session(session.file, spec, inputs, plan, session.store)
+    print(f"fresh instances: {', '.join(entry_label(entry) for entry in spec.methods)} at seeds {scope.seeds}")
+    code = execute(fresh, set(plan.runs), retry_failed=retry_failed, address=address)
+    summary = {
+        "sweep": fresh.sweep_id,
+        "seeds": list(scope.seeds),
+        "default": methods.default,
+        "tuned": methods.tuned,
+        "front": methods.front,
+        "not_applicable": list(plan.not_applicable),
+    }
+    return summary, code
+
+
+def _summary(session: TuneSession, studies: list[dict[str, Any]]) -> dict[str, Any]:
+    block = session.tune
+    shared = session.shared(block.judges[0])
+    return {
+        "name": session.spec.name,
+        "tune_id": session.tune_id,
+        "command": shlex.join(["w2s", *sys.argv[1:]]),
+        "versions": {name: version(name) for name in ("w2s-sweep", "optuna", "ray", "torch", "transformers")},
+        "method": entry_label(entry_of(block.method, {})),
+        "sampler": block.sampler,
+        "pruner": block.pruner.name,
+        "concurrent": block.concurrent,
+        "budget": block.budget.model_dump(exclude_none=True),
+        "space": space_rows(block),
+        "instances": [{"task": i.task, "weak": i.weak, "strong": i.strong, "seed": i.seed} for i in shared.instances],
+        "fresh": None,
+        "studies": studies,
+    }
+
+
+def _export(session: TuneSession, methods: FreshMethods | None, out: Path) -> None:
+    if methods is None:
+        print(f"w2s tune: the search is not over, so {out} is not written", file=sys.stderr)
+        return
+    text = yaml.safe_dump(as_mapping(exported(session.spec, methods)), sort_keys=False, allow_unicode=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(f"# The best settings found by w2s tune {session.file} ({session.tune_id}).\n{text}")
+    print(f"best settings: {out}; w2s run {shlex.quote(str(out))} sweeps with them")
+
+
+def _report(session: TuneSession) -> Path:
+    from analysis.tuning import write_tuning_report
+
+    store = session.store
+    out = Path(store.path(session.folder, "report")) if store.is_local else Path("reports") / session.tune_id
+    command = shlex.join(["w2s", *sys.argv[1:]])
+    return Path(
+        write_tuning_report(store.root, session.tune_id, out, command=command, spec_text=session.file.read_text())
+    )
+
+
+# -- plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan_lines(file: str, storage: str | None) -> list[str]:
+    """What `w2s plan` says of a `tune:` block."""
+    session = TuneSession.open(file, storage)
+    block, lines = session.tune, []
+    for judge in block.judges:
+        shared = session.shared(judge)
+        roles = Counter(_role(shared, run_id) for run_id in shared.needed)
+        n = len(shared.instances)
+        shown = ", ".join(f"{count:,} {role}" for role, count in sorted(roles.items(), reverse=True))
+        budget = ", ".join(f"{key} {value:g}" for key, value in block.budget.model_dump(exclude_none=True).items())
+        lines.append(
+            f"tune ({judge}, {block.metrics[judge]}): {n} instances; shared by all candidates: {shown}; "
+            f"the default as a candidate: {default_work(block, shared):.2e} FLOPs; budget: {budget}"
+        )
+        if block.pruner.name != "none" and not can_stop(pruner_of(block), n):
+            lines.append(
+                f"tune.pruner: {block.pruner.name} cannot stop a candidate that has {n} instances; give more "
+                "instances, or write pruner: none"
+            )
+    lines.append("w2s tune starts the search; w2s run does not look at tune:")
+    return lines
