@@ -457,6 +457,19 @@ def test_a_sampler_without_its_package_says_what_to_install(store, monkeypatch, 
     assert not Path(store.root).exists()
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
+def test_every_sampler_draws_different_candidates_of_the_space(store, sampler):
+    tune = block(NUMBERS, sampler=sampler)
+    study, found = opened(store, tune), []
+    for _ in range(8):
+        asked = study.ask()
+        assert asked
+        found.append(asked.params)
+        study.tell(asked.number, [asked.params["method.max_weight"]], "complete")
+    assert len(found) == len({json.dumps(params, sort_keys=True) for params in found}) == 8
+    assert all(tune.space.contains(params) for params in found)
+
+
 def test_cmaes_knows_one_objective(store, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(SpecError, match="cmaes knows only one objective"):
