@@ -59,3 +59,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data here: {folder} is absent (W2S_SHARED_DATA names another folder)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n`: a file stays in one process, with its fixtures, and all that start Ray take turns in one.
+
+    These come first: they take longest, and nothing could run beside the last of them.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "end_to_end")
+    for item in items:
+        group = "ray" if item.path.parent.name == "end_to_end" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
