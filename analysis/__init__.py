@@ -7,10 +7,13 @@ Files are the only way in: this package imports neither torch nor Ray, nor the p
     results.pairs(), results.pgr(), results.plot("pgr")           # polars frames with intervals, matplotlib axes
     analysis.write_report("results/facts", "report/")
 
+    analysis.tuning.load("results/tune-facts")                         # what `w2s tune` found
+
     curves = analysis.fit(table, x="compute", y="loss", by="model")   # any table of points
     curves.predict([1e22]), curves.plot()
 """
 
+from analysis import tuning
 from analysis.errors import AnalysisError
 from analysis.estimates import Estimates, Options, compare, estimate
 from analysis.export import export
@@ -45,5 +48,6 @@ __all__ = [
     "summary",
     "training",
     "trends",
+    "tuning",
     "write_report",
 ]

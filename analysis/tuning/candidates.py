@@ -1,6 +1,7 @@
 """Tables about the candidates of one study: how the search went, the best of them, and chains compared. Pure."""
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,12 @@ def best_candidates(study: StudyFiles, parameters: tuple[Parameter, ...], n: int
             }
             | {p.name: _cell(p, params_of(row)) for p in parameters}
         )
-    schema = {
+    return pl.DataFrame(found, schema=best_schema(parameters))
+
+
+def best_schema(parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """Columns of `best_candidates`."""
+    return {
         "objective": pl.String,
         "rank": pl.Int64,
         "number": pl.Int64,
@@ -97,7 +103,6 @@ def best_candidates(study: StudyFiles, parameters: tuple[Parameter, ...], n: int
         "flops": pl.Float64,
         "n_instances": pl.Int64,
     } | {p.name: _dtype(p) for p in parameters}
-    return pl.DataFrame(found, schema=schema)
 
 
 def _by_number(study: StudyFiles) -> Any:
@@ -115,28 +120,30 @@ def _cell(parameter: Parameter, params: dict[str, Any]) -> Any:
     return value if parameter.numeric else shown(value)
 
 
+def chain_values(study: StudyFiles, parameter: Parameter) -> dict[str, list[float]]:
+    """Values of the complete candidates with each subset, short ones first, then in the order of the names."""
+    values: dict[tuple[str, ...], list[float]] = {}
+    for row in study.of_state("complete").iter_rows(named=True):
+        params = params_of(row)
+        if parameter.name in params and row["value"] is not None:
+            values.setdefault(tuple(params[parameter.name]), []).append(row["value"])
+    return {shown(list(chain)): values[chain] for chain in _short_first(values, parameter)}
+
+
 def chains(study: StudyFiles, parameters: tuple[Parameter, ...]) -> pl.DataFrame:
-    """Values of complete candidates by the subset they have, short ones first, for each subset parameter.
+    """Values of complete candidates by the subset they have, for each subset parameter.
 
     `sd` is the standard deviation over candidates, which differ in their other parameters too; null for one.
     """
     rows = []
     for parameter in parameters:
-        if parameter.kind != "subset":
-            continue
-        values: dict[tuple[str, ...], list[float]] = {}
-        for row in study.of_state("complete").iter_rows(named=True):
-            params = params_of(row)
-            if parameter.name in params and row["value"] is not None:
-                values.setdefault(tuple(params[parameter.name]), []).append(row["value"])
-        places = {name: place for place, name in enumerate(parameter.values)}
-        for chain in sorted(values, key=lambda c: (len(c), [places.get(name, len(places)) for name in c])):
-            of = np.array(values[chain])
+        for chain, values in chain_values(study, parameter).items() if parameter.kind == "subset" else ():
+            of = np.array(values)
             rows.append(
                 {
                     "parameter": parameter.name,
-                    "chain": shown(list(chain)),
-                    "length": len(chain),
+                    "chain": chain,
+                    "length": 0 if chain == shown([]) else chain.count(", ") + 1,
                     "mean": float(of.mean()),
                     "sd": float(of.std(ddof=1)) if of.size > 1 else None,
                     "lowest": float(of.min()),
@@ -147,6 +154,11 @@ def chains(study: StudyFiles, parameters: tuple[Parameter, ...]) -> pl.DataFrame
     return pl.DataFrame(rows, schema=CHAINS_SCHEMA)
 
 
+def _short_first(subsets: Iterable[Sequence[str]], parameter: Parameter) -> list[Any]:
+    places = {name: place for place, name in enumerate(parameter.values)}
+    return sorted(subsets, key=lambda subset: (len(subset), [places.get(name, len(places)) for name in subset]))
+
+
 def most_important(study: StudyFiles, parameters: tuple[Parameter, ...], *, of: str = "value") -> list[Parameter]:
     """Parameters from the most important on; those without an importance after the others, in the space's order."""
     known = {
@@ -155,6 +167,14 @@ def most_important(study: StudyFiles, parameters: tuple[Parameter, ...], *, of: 
         if kind == of and importance is not None
     }
     return sorted(parameters, key=lambda p: -known.get(p.name, -1.0))
+
+
+def two_to_show(study: StudyFiles, parameters: tuple[Parameter, ...]) -> tuple[Parameter, Parameter] | None:
+    """The two most important numbers; where there are fewer, the two most important parameters. None of one."""
+    ordered = most_important(study, parameters)
+    numbers = [p for p in ordered if p.numeric and (p.low is None or p.low != p.high)]
+    chosen = numbers if len(numbers) > 1 else ordered
+    return (chosen[0], chosen[1]) if len(chosen) > 1 else None
 
 
 def axis_values(study: StudyFiles, parameter: Parameter) -> pl.DataFrame:
@@ -180,10 +200,9 @@ def categories_of(study: StudyFiles, parameter: Parameter) -> list[str]:
     """Texts of a choice in its order; of a subset those that were tried, short ones first."""
     if parameter.numeric:
         return []
-    tried = [params_of(row) for row in study.trials.iter_rows(named=True)]
-    seen = {json.dumps(p[parameter.name]): p[parameter.name] for p in tried if parameter.name in p}
+    every = [params_of(row) for row in study.trials.iter_rows(named=True)]
+    seen = {json.dumps(p[parameter.name]): p[parameter.name] for p in every if parameter.name in p}
     if parameter.kind == "subset":
-        places = {name: place for place, name in enumerate(parameter.values)}
-        ordered = sorted(seen.values(), key=lambda c: (len(c), [places.get(name, len(places)) for name in c]))
-        return [shown(chain) for chain in ordered]
-    return list(dict.fromkeys([*map(shown, parameter.values), *map(shown, seen.values())]))
+        return [shown(chain) for chain in _short_first(seen.values(), parameter)]
+    tried = sorted(seen.values(), key=lambda v: (isinstance(v, str), v if isinstance(v, int | float) else 0, shown(v)))
+    return list(dict.fromkeys([*map(shown, parameter.values), *map(shown, tried)]))

@@ -13,8 +13,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.tri import Triangulation
 
-from analysis.estimates import ORACLE_MARK
+from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD
 from analysis.plots.layout import grid, panels, slanted
 from analysis.plots.marks import ORACLE_LINE, arms, log_ticks, nothing_here
 from analysis.plots.style import FLOOR_COLOUR, METHOD_COLOURS, luminance, style, wrapped
@@ -127,8 +128,14 @@ def best_panel(ax: Axes, study: StudyFiles, *, by: str) -> None:
     ax.set_xlabel("candidates, in the order in which they ended" if by == "trial" else "FLOPs of new runs (estimated)")
     if by == "trial":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    else:
+        ax.ticklabel_format(axis="x", useMathText=True)
     if seen.is_empty():
         nothing_here(ax, "no candidate has a value")
+        ax.set_xticks([])
+        return
+    if by == "flops" and frame["work"][-1] == 0:
+        nothing_here(ax, "no new runs: all were\nshared with the other search")
         ax.set_xticks([])
         return
     best = frame.filter(pl.col("best").is_not_null())
@@ -201,7 +208,7 @@ def importance_panel(ax: Axes, study: StudyFiles, of: str = "value") -> None:
     )
     top = max(1e-9, float(rows["importance"].max()))  # type: ignore[arg-type]
     for place, value in zip(y, rows["importance"], strict=True):
-        ax.text(value + 0.015 * top, place, f"{value:.2f}", va="center", fontsize=8)
+        ax.text(value + 0.015 * top, float(place), f"{value:.2f}", va="center", fontsize=8)
     ax.set_yticks(y, [wrapped(name, _NAME_WIDTH) for name in rows["parameter"]])
     ax.set_ylim(rows.height - 0.4, -0.6)
     ax.set_xlim(0, 1.14 * top)
@@ -297,6 +304,11 @@ def parameter_axis(ax: Axes, study: StudyFiles, parameter: Parameter, which: str
 # --- two parameters --------------------------------------------------------------------------------------------------
 
 
+def is_surface(study: StudyFiles, first: Parameter, second: Parameter) -> bool:
+    """Whether there are enough candidates for a surface between them; they may still lie on one line."""
+    return first.numeric and second.numeric and _two(study, first, second).height >= CONTOUR_POINTS
+
+
 def plot_contour(study: StudyFiles, first: Parameter, second: Parameter, caption: str) -> Figure:
     """Value over two parameters."""
     with style():
@@ -356,8 +368,6 @@ def _surface(ax: Axes, first: Parameter, second: Parameter, x: np.ndarray, y: np
     _, kept = np.unique(scaled.round(6), axis=0, return_index=True)
     if kept.size < CONTOUR_POINTS or np.linalg.matrix_rank(scaled[kept] - scaled[kept].mean(axis=0), tol=1e-3) < 2:
         return False
-    from matplotlib.tri import Triangulation
-
     try:
         # Neighbours are sought on the axes as drawn, so that neither the unit nor a log scale decides.
         triangles = Triangulation(scaled[kept, 0], scaled[kept, 1]).triangles
@@ -365,9 +375,8 @@ def _surface(ax: Axes, first: Parameter, second: Parameter, x: np.ndarray, y: np
         return False
     low, high = _range(value)
     levels = np.linspace(low, high, 13)
-    ax.tricontourf(
-        x[kept], y[kept], triangles, value[kept], levels=levels, cmap=_MAP, alpha=0.75, extend="min", zorder=1
-    )
+    surface = Triangulation(x[kept], y[kept], triangles)
+    ax.tricontourf(surface, value[kept], levels=levels, cmap=_MAP, alpha=0.75, extend="min", zorder=1)
     return True
 
 
@@ -386,7 +395,7 @@ def _cells(ax: Axes, study: StudyFiles, first: Parameter, second: Parameter, fra
     low, high = _range(means["value"].to_numpy())
     image = ax.imshow(table, cmap=_MAP, vmin=low, vmax=high, origin="lower", aspect="auto", alpha=0.9)
     for row in means.iter_rows(named=True):
-        dark = luminance(image.cmap(image.norm(row["value"]))[:3]) < 0.45
+        dark = luminance([float(part) for part in image.cmap(image.norm(row["value"]))[:3]]) < 0.45
         ax.text(
             row["x"],
             row["y"],
@@ -443,7 +452,7 @@ def chains_panel(ax: Axes, study: StudyFiles, chains: pl.DataFrame, values: dict
     for place, row in zip(y, chains.iter_rows(named=True), strict=True):
         own = values[row["chain"]]
         ax.plot(own, np.full(len(own), place), "o", color=_colour(study), mfc="none", alpha=0.35, markersize=4)
-        ax.text(1.015, place, f"n={row['n']}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+        ax.text(1.015, float(place), f"n={row['n']}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.errorbar(
         chains["mean"],
         y,
@@ -501,7 +510,7 @@ def _of_contender(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows_on(ax: Axes, labels: Sequence[str]) -> None:
-    ax.set_yticks(np.arange(len(labels)), [wrapped(label, 26) for label in labels])
+    ax.set_yticks(np.arange(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.grid(visible=True, axis="x")
     ax.grid(visible=False, axis="y")
@@ -535,9 +544,11 @@ def fresh_pgr_panel(ax: Axes, fresh: Fresh) -> None:
     if shown.is_empty():
         nothing_here(ax, "no gap that can be told from zero")
         return
+    shown = shown.unique(["contender", "method"], keep="first", maintain_order=True)  # one ceiling, one point
     for row in shown.iter_rows(named=True):
+        two = shown.filter(pl.col("contender") == row["contender"]).height > 1
         shift, marker = (-0.13, "o") if row["ceiling"] == "reference" else (0.13, "D")
-        _bar(ax, row, "pgr", names.index(row["contender"]) + shift, marker)
+        _bar(ax, row, "pgr", names.index(row["contender"]) + two * shift, marker)
     ax.axvline(0, color="#666666", linewidth=1.0)
     ax.axvline(1, color="#999999", linewidth=0.9, linestyle=(0, (4, 2)))
     values = shown["pgr"].to_list()
@@ -555,16 +566,23 @@ def fresh_difference_panel(ax: Axes, fresh: Fresh) -> None:
         nothing_here(ax, "nothing to compare")
         ax.set_yticks([])
         return
-    _rows_on(ax, [f"{row['contender']} − {row['reference']}" for row in rows.iter_rows(named=True)])
+    _rows_on(ax, [f"{row['contender']}\n− {row['reference']}" for row in rows.iter_rows(named=True)])
     objective = {c.name: c.objective for c in fresh.contenders}
     for place, row in enumerate(rows.iter_rows(named=True)):
         _bar(ax, row | {"objective": objective[row["contender"]]}, "accuracy_difference", place, "o", 100.0)
     ax.axvline(0, color="#666666", linewidth=1.0)
 
 
+def compared_pairs(fresh: Fresh) -> list[tuple[str, str]]:
+    """Who is compared with whom in the figure of pairs: winners; the rest is in the tables."""
+    front = [c.name for c in fresh.contenders if c.role == "front"]
+    frame = fresh.pairs.filter(~pl.col("contender").is_in(front) & (pl.col("reference") != REFERENCE_METHOD))
+    return frame.select("contender", "reference").unique(maintain_order=True).rows()
+
+
 def plot_fresh_pairs(fresh: Fresh, caption: str) -> Figure:
     """Tuned minus default at each pair, a panel per comparison."""
-    compared = fresh.pairs.select("contender", "reference").unique(maintain_order=True).rows()
+    compared = compared_pairs(fresh)
     pairs = fresh.pairs.select("task", "weak", "strong").n_unique()
     with style():
         figure, axes = panels(
@@ -599,7 +617,7 @@ def fresh_pairs_panel(ax: Axes, fresh: Fresh, contender: str, reference: str) ->
         place = places[row["task"], row["weak"], row["strong"]]
         _bar(ax, row | {"objective": objective}, "accuracy_difference", place, "o" if row["searched"] else "^", 100.0)
     ax.axvline(0, color="#666666", linewidth=1.0)
-    ax.set_title(wrapped(f"{contender} − {reference}", 34))
+    ax.set_title(f"{contender} − {reference}")
     ax.set_xlabel("percentage points of accuracy")
 
 
@@ -616,7 +634,7 @@ def plot_front(study: StudyFiles, caption: str, fresh: Fresh | None = None) -> F
             1,
             2 if evaluated else 1,
             panel_height=3.2,
-            sharex=True,
+            sharex=False,
             sharey=False,
             legend=[
                 *_handles([study], states=False),
@@ -626,6 +644,7 @@ def plot_front(study: StudyFiles, caption: str, fresh: Fresh | None = None) -> F
         front_panel(axes[0, 0], study)
         if evaluated:
             front_fresh_panel(axes[0, 1], study, evaluated)
+            axes[0, 1].set_xlim(axes[0, 0].get_xlim())
     return figure
 
 
@@ -692,9 +711,8 @@ def _flops_axis(ax: Axes, flops: np.ndarray) -> None:
     ax.set_xscale("log")
     low, high = float(flops.min()), float(flops.max())
     pad = max((high / low) ** 0.08, 1.15)
-    low, high = min(low / pad, ax.get_xlim()[0]) if ax.lines else low / pad, high * pad
-    ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    ax.set_xlim(low / pad, high * pad)
+    ax.xaxis.set_major_locator(FixedLocator(log_ticks(low / pad, high * pad)))
     ax.xaxis.set_major_formatter(FuncFormatter(_power))
     ax.xaxis.set_minor_formatter(NullFormatter())
 

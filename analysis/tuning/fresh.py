@@ -17,7 +17,7 @@ import polars as pl
 from analysis import metrics
 from analysis.across_tasks import TaskSection, _order
 from analysis.errors import AnalysisError
-from analysis.estimates import ORACLE_MARK, Estimates, Options, compare, estimate
+from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD, Estimates, Options, compare, estimate
 from analysis.frames import BOUNDS, SHARE, SHARE_DIFFERENCE, bounds
 from analysis.grouping import Pair
 from analysis.intervals import Draws, Interval, joint_draws, seed_noise, side_by_side
@@ -71,9 +71,9 @@ class Contender:
     """A configuration that was trained on the fresh instances."""
 
     name: str
-    """`default`, `tuned (weak)`, `tuned (oracle) [oracle]`, `weak 12` for a candidate of a front."""
+    """`default`, `tuned (weak)`, `tuned [oracle]`, `front 12 (weak)`."""
     role: str
-    """`default`, `tuned` or `front`."""
+    """`default`, `tuned`, `front` or `naive`."""
     label: str
     """Its method in the manifest, against the reference ceiling."""
     matched: str | None = None
@@ -118,16 +118,22 @@ class Fresh:
 
     def value_of(self, objective: str, number: int | None, default: int | None) -> dict[str, Any] | None:
         """The row of `methods` of a candidate against the reference ceiling; None where it was not evaluated."""
+        if number is None:
+            return None
         rows = self.methods.filter((pl.col("ceiling") == "reference") & pl.col("task").is_null())
         own = rows.filter((pl.col("objective") == objective) & (pl.col("number") == number))
-        if own.is_empty() and number is not None and number == default:
+        if own.is_empty() and number == default:
             own = rows.filter(pl.col("contender") == DEFAULT)
         return own.row(0, named=True) if own.height else None
 
 
 def name_of(objective: str) -> str:
     """What the winner of a search is called everywhere."""
-    return f"tuned ({objective})" + (f" {ORACLE_MARK}" if objective == ORACLE else "")
+    return f"tuned {_of(objective)}"
+
+
+def _of(objective: str) -> str:
+    return ORACLE_MARK if objective == ORACLE else f"({objective})"
 
 
 def contenders_of(files: TuningFiles) -> tuple[Contender, ...]:
@@ -143,9 +149,10 @@ def contenders_of(files: TuningFiles) -> tuple[Contender, ...]:
             Contender(name_of(objective), "tuned", labels["reference"], matched, objective, best.get(objective))
         )
     for objective, members in (fresh.get("front") or {}).items():
-        mark = f" {ORACLE_MARK}" if objective == ORACLE else ""
         for number, label in sorted(members.items(), key=lambda item: int(item[0])):
-            found.append(Contender(f"front {objective} {number}{mark}", "front", label, None, objective, int(number)))
+            if any(c.label == label and c.number in (None, int(number)) for c in found):
+                continue  # the winner of the search, or the default
+            found.append(Contender(f"front {number} {_of(objective)}", "front", label, None, objective, int(number)))
     return tuple(found)
 
 
@@ -161,7 +168,10 @@ def evaluate(files: TuningFiles, options: Options | None = None) -> Fresh:
         estimates = estimate(results, options)
     except AnalysisError as error:
         return _nothing(contenders, options, (f"the fresh instances cannot be read: {error}",))
-    problems = [*results.problems]
+    problems = [
+        *results.problems,
+        *(f"left out of the fresh instances: {t}" for t in described.get("not_applicable") or ()),
+    ]
     if not results.missing.is_empty():
         total = results.pairs.height + results.missing.height
         problems.append(
@@ -175,6 +185,8 @@ def evaluate(files: TuningFiles, options: Options | None = None) -> Fresh:
             if label is not None and label not in known:
                 problems.append(f"{contender.name}: no complete pair of method {label} on the fresh instances")
     contenders = tuple(c for c in contenders if c.label in known)
+    if contenders and REFERENCE_METHOD in known - {c.label for c in contenders}:
+        contenders += (Contender(REFERENCE_METHOD, REFERENCE_METHOD, REFERENCE_METHOD),)
     if not contenders:
         return _nothing(contenders, options, tuple(problems))
     joint = _Joint(sections, options)
@@ -221,9 +233,12 @@ def _nothing(contenders: tuple[Contender, ...], options: Options, problems: tupl
 
 
 def _comparisons(contenders: Sequence[Contender], default: Contender | None) -> list[tuple[Contender, Contender]]:
-    """Who is subtracted from whom: each from the default; and what weak tuning found from what the oracle found."""
-    found = [(c, default) for c in contenders if default is not None and c is not default]
+    """Who minus whom: tuned minus default; both minus naive; what the oracle found minus what weak tuning found."""
+    found = [(c, default) for c in contenders if default is not None and c.role in ("tuned", "front")]
     tuned = {c.objective: c for c in contenders if c.role == "tuned"}
+    naive = next((c for c in contenders if c.role == REFERENCE_METHOD), None)
+    if naive is not None:
+        found += [(c, naive) for c in contenders if c.role in (DEFAULT, "tuned")]
     if "weak" in tuned and ORACLE in tuned:
         found.append((tuned[ORACLE], tuned["weak"]))
     return found

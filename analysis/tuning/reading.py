@@ -39,7 +39,7 @@ SCORES_SCHEMA: dict[str, Any] = {
     "score": pl.Float64,
 }
 IMPORTANCES_SCHEMA: dict[str, Any] = {"of": pl.String, "parameter": pl.String, "importance": pl.Float64}
-_TABLES = {"trials": TRIALS_SCHEMA, "scores": SCORES_SCHEMA, "importances": IMPORTANCES_SCHEMA}
+TABLES = {"trials": TRIALS_SCHEMA, "scores": SCORES_SCHEMA, "importances": IMPORTANCES_SCHEMA}
 _REMEDY = "w2s tune writes it anew when the search goes on or is reported again"
 
 
@@ -165,7 +165,7 @@ def _parameter(entry: Mapping[str, Any]) -> Parameter:
 
 
 def _study(store: Store, entry: Mapping[str, Any], problems: list[str]) -> StudyFiles:
-    frames = {name: _frame(store, f"{entry['folder']}/{name}.parquet", name, problems) for name in _TABLES}
+    frames = {name: _frame(store, f"{entry['folder']}/{name}.parquet", name, problems) for name in TABLES}
     return StudyFiles(
         objective=entry["objective"],
         metric=entry["metric"],
@@ -188,7 +188,7 @@ def _study(store: Store, entry: Mapping[str, Any], problems: list[str]) -> Study
 
 def _frame(store: Store, path: str, name: str, problems: list[str]) -> pl.DataFrame:
     """A table under its schema; an empty one where it cannot be read."""
-    schema = _TABLES[name]
+    schema = TABLES[name]
     try:
         frame = pl.read_parquet(io.BytesIO(store.read(path)))
         absent = [pl.lit(None, kind).alias(column) for column, kind in schema.items() if column not in frame.columns]
@@ -224,5 +224,5 @@ def shown(value: Any) -> str:
 def settings_in_words(params: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """`method.max_weight = 0.5, method.chain = d8, d16`; in the order of `names`, others after them."""
     ordered = [name for name in names if name in params] + [name for name in params if name not in names]
-    texts = (f"[{shown(params[name])}]" if isinstance(params[name], list) else shown(params[name]) for name in ordered)
+    texts = (f"[{', '.join(map(shown, v))}]" if isinstance(v, list) else shown(v) for v in map(params.get, ordered))
     return ", ".join(f"{name} = {text}" for name, text in zip(ordered, texts, strict=True))

@@ -114,7 +114,7 @@ def space_rows(tune: Tune) -> list[dict[str, Any]]:
         rows.append(
             row
             | {key: data.get(key) for key in ("low", "high", "log", "step")}
-            | {"values": data.get("values") or data.get("subset")}
+            | {"values": data.get("choices") or data.get("subset")}
         )
     return rows
 
