@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,11 +19,12 @@ from typing import Any
 import yaml
 
 from sweep.commands import INTERRUPTED, execute
-from sweep.errors import SpecError
+from sweep.errors import SpecError, SweepError
 from sweep.inputs import Inputs, gather
 from sweep.lockfile import RevisionLock
 from sweep.plan import digest
 from sweep.planner import build_plan
+from sweep.procedures import NotApplicableError
 from sweep.session import Session
 from sweep.spec import Sweep, entry_label, load_spec, located
 from sweep.state import State, stand
@@ -38,6 +39,7 @@ from sweep.tuning.search import Search, front_of
 from sweep.tuning.shared import Shared, narrowed
 from sweep.tuning.study import Study, Trial
 from sweep.tuning.tables import Searched, space_rows, write_summary, write_tables
+from w2s.errors import W2SError
 
 FRONT_EVALUATED = 5
 """Candidates of a Pareto front that are measured on fresh instances, spread over it."""
@@ -192,7 +194,7 @@ def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_fa
             trials=trials,
             default=default,
             shared_runs=Counter(_role(shared, run_id) for run_id in shared.needed),
-            candidate_runs=search.n_own_runs,
+            candidate_runs=len(_own_runs(shared, block, trials) & store.run_folders()),
             ended=ended,
             location=study.location,
         )
@@ -263,11 +265,22 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _own_runs(shared: Shared, block: Tune, trials: list[Trial]) -> set[str]:
+    """Runs of all candidates that were begun, without those that they all share."""
+    found: set[str] = set()
+    for trial in trials:
+        with suppress(NotApplicableError, SweepError, W2SError):  # such a candidate failed without a run
+            found |= shared.expand(entry_of(block.method, trial.params)).own
+    return found
+
+
 def _role(shared: Shared, run_id: str) -> str:
     instances = shared.instances
     if any(run_id == i.supervisor_id or run_id in i.others for i in instances):
         return "supervisors"
-    return "ceilings" if any(run_id == i.ceiling_id for i in instances) else "others"
+    if any(run_id == i.ceiling_id for i in instances):
+        return "ceilings"
+    return "pretrained rungs" if shared.runs()[run_id].kind == "pretrain" else "other runs"
 
 
 # -- fresh instances, export, report -------------------------------------------------------------------------------

@@ -67,7 +67,6 @@ class Search:
         self._underway: dict[int, _Underway] = {}
         self._scores: dict[int, Sequence[float]] = {}
         self._done: set[str] = set()
-        self._own: set[str] = set()
         trials = study.trials()
         for trial in trials:
             if trial.state != "running":
@@ -89,11 +88,6 @@ class Search:
         """Whether there is nothing left to do; then `ended_because` says why."""
         self.ended_because = "" if self._to_adopt or self._underway else self._why_over()
         return bool(self.ended_because)
-
-    @property
-    def n_own_runs(self) -> int:
-        """Runs that candidates asked for now, beyond those that all of them share."""
-        return len(self._own)
 
     # -- what the engine calls -----------------------------------------------------------------------------------
 
@@ -154,7 +148,6 @@ class Search:
         except (NotApplicableError, SweepError, W2SError) as error:
             self._tell(asked.number, None, "failed", reason=str(error))
             return
-        self._own |= runs.own
         plan = Plan(runs=dict(self._shared.runs()), pairs=(), requested=0)
         family = plan.with_ancestors(run_id for run_id, _ in runs.students)
         standings = stand(
