@@ -8,12 +8,16 @@ continuation of the measured PGRs stands beside it.
 
 The test hides the largest one, then the largest two strong models from students and ceilings, chooses anew from the
 rest, predicts, and compares with what was measured, beside two baselines: the last value, and a straight line in log x.
-Where the derived PGR was no better than the last one, predictions are marked as without skill. An origin is named by
+Where a predictor was no better than the last value, or than the straight line, its predictions are marked so; and those
+that continue a curve which its own points contradict (`analysis.misfit`).
+
+Up to the largest model the figures show the fitted curve, or the points where none fits. Predictions start from there:
+what the mixture is off at the largest model fades out over half a rung, where no test has been. An origin is named by
 the rungs shown, `shown`: how many models the ladder has up to the largest one shown. It means the same for students,
 ceilings and PGR, whatever the number of their points; `ahead` counts rungs from there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +32,7 @@ from analysis.grouping import Pair, SectionDraws, SectionPairs
 from analysis.lines import Line, Values, accuracies_of, lines_of
 from analysis.metrics import performance_gap_recovered
 from analysis.scaling.choice import LAST, MIN_LEVELS, STRAIGHT, straight_line
+from analysis.trends import DOES_NOT_FIT, Trends, trends
 
 REACH = 10.0
 """Predictions go to so many times the largest measured compute."""
@@ -37,6 +42,10 @@ DRAWS = 100
 LEVELS = (0.5, 0.8, 0.95)
 DERIVED, DIRECT = "derived", "direct"
 BEYOND, NO_SKILL, NOT_TESTED = "beyond", "beyond, no skill", "beyond, not tested"
+LINE_BETTER = "beyond, a straight line did better"
+MISFIT = "beyond, its curve does not fit the points"
+UNDEFINED = "no clear gap predicted"
+"""Status of PGR where the ceiling's band comes down to the supervisor: there is no prediction."""
 
 NO_GAP, UNCLEAR = "no gap was measured there", "no clear gap was predicted there"
 TOO_FEW = f"fewer than {MIN_LEVELS} values were shown"
@@ -65,8 +74,9 @@ class Extrapolation:
 
     predictions: pl.DataFrame
     """One row per curve, predictor and multiple (`reach`) of the largest measured compute. `quantity` is `student`,
-    `ceiling` or `pgr`; PGR has two predictors, `derived` and `direct`. `status` is `beyond`, `beyond, no skill` or
-    `beyond, not tested`."""
+    `ceiling` or `pgr`; PGR has two predictors, `derived` and `direct`. `status` is `beyond`, `beyond, not tested`,
+    `beyond, no skill` (the last value was as good in the tests), `beyond, a straight line did better`, `beyond, its
+    curve does not fit the points`, or `no clear gap predicted`, where `y` is null: PGR is not defined there."""
     tests: pl.DataFrame
     """One row per curve, predictor, origin and hidden strong model; the baselines have no bands. `shown` is how many
     rungs the ladder has up to the largest model shown, `ahead` how many rungs further the hidden model is."""
@@ -82,10 +92,16 @@ class Extrapolation:
         return f"Extrapolation(rows: predictions {self.predictions.height}, tests {self.tests.height})"
 
 
-def extrapolate(estimates: Estimates) -> Extrapolation:
-    """Continue all lines of some estimates that have at least three students."""
+def extrapolate(estimates: Estimates, fitted: Trends | None = None) -> Extrapolation:
+    """Continue all lines of some estimates that have at least three students.
+
+    Args:
+        estimates: Of finished sweeps.
+        fitted: Their curves within the measured range, if they are known already.
+    """
+    within = _Within.of(fitted if fitted is not None else trends(estimates))
     sections = [_section(estimates, grouped, drawn) for grouped, drawn in estimates.sections]
-    found = _Found(_Book.of(asked for section in sections for asked in section.asked()))
+    found = _Found(_Book.of(asked for section in sections for asked in section.asked()), within)
     for section in sections:
         if section.ceiling is not None:
             found.accuracies(section.ceiling, section.rungs)
@@ -97,7 +113,7 @@ def extrapolate(estimates: Estimates) -> Extrapolation:
             found.pgr_beyond(line)
     tests, left_out = pl.DataFrame(found.tests, schema=TESTS_SCHEMA), pl.DataFrame(found.left_out, LEFT_OUT_SCHEMA)
     skill = _skill(tests, left_out)
-    predictions = _with_status(pl.DataFrame(found.predicted, schema=PREDICTIONS_SCHEMA), skill)
+    predictions = with_status(pl.DataFrame(found.predicted, schema=PREDICTIONS_SCHEMA), skill)
     refused = pl.DataFrame(found.refused, schema=REFUSED_SCHEMA)
     return Extrapolation(
         predictions=in_method_order(predictions, "weak", "predictor", "x", first=("quantity",)),
@@ -287,11 +303,40 @@ class _Book:
         return self._continued[curve, shown].at(x, with_noise=with_noise)
 
 
+@dataclass(frozen=True)
+class _Within:
+    """What is drawn up to the largest model."""
+
+    ends: Mapping[tuple, tuple[float, float]]
+    """Largest x of each fitted curve, and the curve there."""
+    misfits: Collection[tuple]
+    """Curves that their points contradict."""
+
+    @classmethod
+    def of(cls, fitted: Trends) -> "_Within":
+        last = fitted.curves.sort("x").group_by(*_CURVE, maintain_order=True).last()
+        ends = {tuple(row[:-2]): row[-2:] for row in last.select(*_CURVE, "x", "y").iter_rows()}
+        misfits = fitted.fits.filter(pl.col("status") == DOES_NOT_FIT).select(*_CURVE)
+        return cls(ends, set(misfits.iter_rows()))
+
+    def end(self, curve: Curve) -> float:
+        """Where the line in the figures ends: at the fitted curve, or at the last point."""
+        x, y = self.ends.get(_named(curve), (0.0, 0.0))
+        return y if x >= curve.x[-1] * (1 - 1e-9) else float(curve.values.estimate[-1])
+
+    def fits(self, *curves: Curve) -> bool:
+        return not any(_named(curve) in self.misfits for curve in curves)
+
+
+def _named(curve: Curve) -> tuple:
+    return tuple(curve.key[name] for name in _CURVE)
+
+
 class _Found:
     """Rows of all frames, as they are found."""
 
-    def __init__(self, book: _Book) -> None:
-        self._book = book
+    def __init__(self, book: _Book, within: _Within) -> None:
+        self._book, self._within = book, within
         self.predicted: list[dict[str, Any]] = []
         self.tests: list[dict[str, Any]] = []
         self.left_out: list[dict[str, Any]] = []
@@ -340,11 +385,10 @@ class _Found:
         if line.reason is not None or line.pgr is None or line.ceiling is None or line.weak is None:
             return
         at = line.student.x[-1] * MULTIPLES
-        student, ceiling = (
-            self._book.at(curve, curve.x.size, at, with_noise=False) for curve in (line.student, line.ceiling)
-        )
+        student, ceiling = (self._continued(curve, at) for curve in (line.student, line.ceiling))
         rows = _rows(line.pgr.key, DERIVED, at, pgr_of(line.weak, student, ceiling))
-        self.predicted += rows
+        rows = rows if any(row["y"] is not None for row in rows) else []
+        self.predicted += self._flagged(rows, line.student, line.ceiling)
         if line.pgr.x.size >= MIN_LEVELS:
             self._beyond(line.pgr, DIRECT)
         elif not rows:
@@ -353,7 +397,22 @@ class _Found:
 
     def _beyond(self, curve: Curve, predictor: str) -> None:
         at = curve.x[-1] * MULTIPLES
-        self.predicted += _rows(curve.key, predictor, at, self._book.at(curve, curve.x.size, at, with_noise=False))
+        self.predicted += self._flagged(_rows(curve.key, predictor, at, self._continued(curve, at)), curve)
+
+    def _continued(self, curve: Curve, at: np.ndarray) -> Values:
+        """The curve beyond its last point, starting where the line up to there ends."""
+        values = self._book.at(curve, curve.x.size, np.append(at, curve.x[-1]), with_noise=False)
+        t = np.log(curve.x)
+        near = np.clip(1 - (np.log(at) - t[-1]) / (0.5 * (t[-1] - t[-2])), 0.0, 1.0)
+        off = near * (self._within.end(curve) - values.estimate[-1])
+        moved = (kind[..., :-1] + off for kind in values.kinds())
+        kinds = moved if curve.n_test is None else (np.clip(kind, *SHARE) for kind in moved)
+        return Values.of(kinds, values.n_seeds)
+
+    def _flagged(self, rows: list[dict[str, Any]], *curves: Curve) -> list[dict[str, Any]]:
+        """With the status of predictions that continue a curve that does not fit."""
+        fits = self._within.fits(*curves)
+        return [row | {"status": UNDEFINED if row["y"] is None else None if fits else MISFIT} for row in rows]
 
 
 def pgr_of(weak: Values, student: Values, ceiling: Values) -> Values:
@@ -368,12 +427,14 @@ def pgr_of(weak: Values, student: Values, ceiling: Values) -> Values:
 
 
 def _rows(key: Mapping[str, Any], predictor: str, at: np.ndarray, values: Values) -> list[dict[str, Any]]:
+    """Predictions; null where there is none."""
     bands = _bands(key, values)
+    defined = np.isfinite(values.estimate)
+    columns = {"y": values.estimate, **bands}
     return [
-        {**key, "predictor": predictor, "x": float(x), "reach": float(x / at[0]), "y": float(values.estimate[i])}
-        | {name: float(band[i]) for name, band in bands.items()}
+        {**key, "predictor": predictor, "x": float(x), "reach": float(x / at[0])}
+        | {name: float(column[i]) if defined[i] else None for name, column in columns.items()}
         for i, x in enumerate(at)
-        if np.isfinite(values.estimate[i])
     ]
 
 
@@ -483,16 +544,22 @@ def _skill(tests: pl.DataFrame, left_out: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.col(name).cast(kind) for name, kind in SKILL_SCHEMA.items())
 
 
-def _with_status(predictions: pl.DataFrame, skill: pl.DataFrame) -> pl.DataFrame:
-    """Whether the predictor beat the last value in the tests of the same quantity and method."""
+def with_status(predictions: pl.DataFrame, skill: pl.DataFrame) -> pl.DataFrame:
+    """Whether the predictor beat the last value and the straight line in the tests of the same quantity and method."""
     keys = [*SECTION_KEY, "quantity", "method", "predictor"]
-    tested = skill.filter(pl.col("n") > 0).select(*keys, skilled=pl.col("rmse") < pl.col("rmse_last"))
-    joined = predictions.drop("status").join(tested, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    tested = skill.filter(pl.col("n") > 0).select(
+        *keys, over_last=pl.col("rmse") < pl.col("rmse_last"), over_line=pl.col("rmse") < pl.col("rmse_linear")
+    )
+    joined = predictions.join(tested, on=keys, how="left", nulls_equal=True, maintain_order="left")
     status = (
-        pl.when(pl.col("skilled").is_null())
+        pl.when(pl.col("status").is_not_null())
+        .then("status")
+        .when(pl.col("over_last").is_null())
         .then(pl.lit(NOT_TESTED))
-        .when("skilled")
-        .then(pl.lit(BEYOND))
-        .otherwise(pl.lit(NO_SKILL))
+        .when(~pl.col("over_last"))
+        .then(pl.lit(NO_SKILL))
+        .when(~pl.col("over_line").fill_null(True))
+        .then(pl.lit(LINE_BETTER))
+        .otherwise(pl.lit(BEYOND))
     )
     return joined.with_columns(status=status).select(*PREDICTIONS_SCHEMA)

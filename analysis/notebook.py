@@ -5,13 +5,17 @@
     results.pgr(method="confidence")                    # over the grid
     results.compare("confidence")                       # minus naive, paired
     results.plot("pgr", method="confidence")            # matplotlib axes, yours if you pass them
-    results.predict("pgr", method="naive")              # beyond the largest model
+    results.predict("pgr", method="naive")              # beyond the largest model, with a status
+    results.predict("pgr", at=3e12)                     # at some compute
+    results.extrapolation.skill                         # how such predictions did on hidden models
 
 Everything returns polars frames; what takes time is computed once, when first asked for.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +23,7 @@ from matplotlib.figure import Figure
 from analysis import plots
 from analysis.errors import AnalysisError
 from analysis.estimates import REFERENCE_METHOD, Estimates, Options, compare, estimate
-from analysis.extrapolation import Extrapolation, extrapolate
+from analysis.extrapolation import UNDEFINED, Extrapolation, extrapolate
 from analysis.plots.accuracy import accuracy_panel
 from analysis.plots.marks import lines_by_supervisor
 from analysis.plots.pgr import pgr_panel
@@ -68,7 +72,7 @@ class SweepResults:
     @cached_property
     def extrapolation(self) -> Extrapolation:
         """Curves beyond it, and their tests."""
-        return extrapolate(self.estimates)
+        return extrapolate(self.estimates, self.trends)
 
     def pairs(
         self,
@@ -104,6 +108,11 @@ class SweepResults:
         if over == "tasks":
             if task is not None:
                 raise AnalysisError("over='tasks' joins all tasks; leave task out")
+            if self.estimates.tasks.is_empty():
+                raise AnalysisError(
+                    "over='tasks' takes medians over tasks that were trained alike, and"
+                    f" {_tasks_there(self.estimates)}; over='pairs' has each task by itself"
+                )
             return _select(self.estimates.tasks, method=method)
         return _select(self.estimates.methods, task=task, method=method)
 
@@ -112,19 +121,30 @@ class SweepResults:
         return compare(self.estimates, method, reference)
 
     def predict(
-        self, quantity: str = "pgr", *, task: str | None = None, method: str | None = None, weak: str | None = None
+        self,
+        quantity: str = "pgr",
+        *,
+        at: float | Sequence[float] | None = None,
+        task: str | None = None,
+        method: str | None = None,
+        weak: str | None = None,
     ) -> pl.DataFrame:
-        """Predictions beyond the largest strong model, with 50, 80 and 95 % bands and a status; `.extrapolation` has
-        the tests.
+        """Predictions beyond the largest strong model, with 50, 80 and 95 % bands and a status that says how far to
+        trust them: whether predictions of hidden models beat simple baselines, and whether the curve fits what was
+        measured. Where `y` is null nothing is predicted, since the gap may be gone there. `.extrapolation` has the
+        tests.
 
         Args:
             quantity: `pgr`, `student` or `ceiling` (accuracies).
+            at: Strong-model compute, one value or several (by default steps up to ten times the largest measured);
+                interpolated between these steps.
             task: Only this one, as are the next two.
             method: Of students.
             weak: Supervisor.
 
         Raises:
-            AnalysisError: Nothing of the kind was continued; the message says of which students, and why.
+            AnalysisError: Nothing of the kind was continued; the message says of which students, and why. Or `at` is
+                within the measured range, or beyond ten times its end.
         """
         if quantity not in CONTINUED:
             raise AnalysisError(f"{quantity!r} is not continued; take one of {', '.join(CONTINUED)}")
@@ -137,7 +157,7 @@ class SweepResults:
                 _select(self.estimates.pairs, **wanted)
             reasons = self.extrapolation.refused.filter(same)
             raise AnalysisError(f"no {quantity} is continued beyond the largest model{_told(reasons)}")
-        return found
+        return found if at is None else _interpolated(found, np.atleast_1d(np.asarray(at, dtype=np.float64)))
 
     def plot(
         self,
@@ -205,6 +225,38 @@ def load(storage: str, sweep: str | None = None, *, options: Options | None = No
         AnalysisError: There is no such storage or sweep, or sweeps that are united call one run by different names.
     """
     return SweepResults(load_results(str(storage), sweep), options)
+
+
+def _interpolated(found: pl.DataFrame, at: np.ndarray) -> pl.DataFrame:
+    """Predictions at some compute, linear in log compute between the steps of each curve."""
+    values = [name for name in found.columns if name.startswith("y")]
+    curve = [name for name in found.columns if name not in ("x", "reach", "status", *values)]
+    rows = []
+    for steps in found.sort("x").partition_by(curve, maintain_order=True):
+        x = steps["x"].to_numpy()
+        outside = ~((at >= x[0] * (1 - 1e-9)) & (at <= x[-1] * (1 + 1e-9)))
+        if outside.any():
+            named = [steps[name][0] for name in ("quantity", "method", "weak")]
+            raise AnalysisError(
+                f"at is {at[outside][0]:.4g}; predictions of {' of '.join(part for part in named[:2] if part)}"
+                f"{f' under {named[2]}' if named[2] else ''} go from {x[0]:.4g}, the largest measured compute, to"
+                f" {x[-1]:.4g}: for what lies below, see .trends.curves"
+            )
+        columns = {
+            name: np.interp(np.log(at), np.log(x), steps[name].cast(pl.Float64).fill_null(np.nan)) for name in values
+        }
+        status = steps["status"].gather(np.clip(np.searchsorted(x * (1 - 1e-9), at, side="right") - 1, 0, None))
+        part = pl.DataFrame({"x": at, "reach": at / x[0], **columns, "status": status}).with_columns(
+            pl.col(values).fill_nan(None), *(pl.lit(steps[name][0], pl.String).alias(name) for name in curve)
+        )
+        nothing = pl.col("y").is_null()
+        rows.append(part.with_columns(status=pl.when(nothing).then(pl.lit(UNDEFINED)).otherwise("status")))
+    return pl.concat(rows).select(found.columns)
+
+
+def _tasks_there(estimates: Estimates) -> str:
+    tasks = sorted({grouped.section.task for grouped, _ in estimates.sections})
+    return f"there is only {tasks[0]}" if len(tasks) == 1 else f"of {', '.join(tasks) or 'none'} no two were"
 
 
 def _told(reasons: pl.DataFrame) -> str:

@@ -24,10 +24,10 @@ from analysis.outlook import outlook
 from analysis.results import Results, load
 from analysis.summary import completeness, findings, over_tasks, section_title, shrunk_runs, summary, warnings
 from analysis.training import overfitting, training
-from analysis.trends import REFUSED, Trends, trends
+from analysis.trends import DOES_NOT_FIT, REFUSED, Trends, misfits, trends
 
 FULL_SECTIONS = 4
-"""With more sections than this each has only the figures of `BRIEF`, unless all are asked for."""
+"""With more sections than this each has only the figures of `BRIEF`, without PDF, unless all are asked for."""
 BRIEF = ("overview",)
 TASK_METHODS = 3
 """Methods that get a figure with a panel per task."""
@@ -49,7 +49,8 @@ class Figure:
     """Inches."""
     png: bytes = field(repr=False)
     svg: bytes = field(repr=False)
-    pdf: bytes = field(repr=False)
+    pdf: bytes | None = field(repr=False, default=None)
+    """None in reports of many tasks: fonts make it the slowest of the three."""
 
     @property
     def source(self) -> str:
@@ -57,7 +58,11 @@ class Figure:
 
     def files(self, folder: str) -> dict[str, bytes]:
         """Path and content of each format."""
-        return {f"{folder}/{self.name}.{kind}": getattr(self, kind) for kind in ("png", "svg", "pdf")}
+        return {f"{folder}/{self.name}.{kind}": getattr(self, kind) for kind in self.kinds}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("png", "svg", "pdf") if self.pdf is not None else ("png", "svg")
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def report_files(
     estimates = estimate(results, options)
     fitted = trends(estimates)
     courses = training(results, estimates)
-    beyond = extrapolate(estimates)
+    beyond = extrapolate(estimates, fitted)
     files: dict[str, bytes] = {}
     sections = []
     several_tasks = task_figures(estimates)
@@ -144,7 +149,9 @@ def report_files(
         for figure in figures:
             files |= figure.files(folder)
         context = _section_context(estimates, fitted, beyond, section, figures, folder)
-        context["findings"] += overfitting(estimates.of(section, courses)) + outlook(beyond, section)
+        context["findings"] += overfitting(estimates.of(section, courses)) + misfits(estimates.of(section, fitted.fits))
+        ladder = estimates.of(section, estimates.ladder).sort("rung")
+        context["findings"] += outlook(beyond, section, ladder["model"].to_list())
         sections.append(context)
     tables = {
         "runs": results.runs,
@@ -222,18 +229,23 @@ def section_figures(
     intervals = plots.interval_caption(every, estimates.options)
     shown = intervals + _shown_caption(every, methods)
     caption = shown + plots.label_of_oracles(methods)
+    fits = estimates.of(section, fitted.fits)
+    if set(fits["status"]) & {REFUSED, DOES_NOT_FIT}:
+        lines = caption + " Thin lines only connect points: no curve fits them, or they are too few for one."
+    else:
+        lines = caption
     of_methods = " The reference first, then sorted by mean PGR." + plots.label_of_oracles(grid["method"])
     with_pgr = pairs["pgr"].null_count() < pairs.height  # else there would be empty frames
     kinds: dict[str, tuple[bool, str, Callable[[], MatplotlibFigure]]] = {
         "overview": (
             True,
             "Accuracy, PGR and method differences in one picture",
-            lambda: plots.plot_overview(pairs, ladder, curves, differences, caption),
+            lambda: plots.plot_overview(pairs, ladder, curves, differences, lines),
         ),
         "accuracy": (
             True,
             "Accuracy of ceiling, students and supervisor against compute",
-            lambda: plots.plot_accuracy(pairs, ladder, curves, caption + _baseline_caption(pairs)),
+            lambda: plots.plot_accuracy(pairs, ladder, curves, lines + _baseline_caption(pairs)),
         ),
         "pgr": (with_pgr, "PGR against strong compute", lambda: plots.plot_pgr(pairs, ladder, curves, caption)),
         "pgr_map": (with_pgr, "Weak by strong map of PGR", lambda: plots.plot_pgr_map(pairs, ladder, shown)),
@@ -250,7 +262,7 @@ def section_figures(
         "agreement": (
             True,
             "Agreement of student and supervisor against compute",
-            lambda: plots.plot_agreement(pairs, ladder, curves, caption),
+            lambda: plots.plot_agreement(pairs, ladder, curves, lines),
         ),
         "extrapolation": (
             "student" in set(ahead["quantity"]),
@@ -271,8 +283,9 @@ def section_figures(
             lambda: plots.plot_training(slow, methods, shown),
         ),
     }
+    kinds_of_files = plots.KINDS if only is None else ("png", "svg")
     return [
-        _figure(name, alt, draw())
+        _figure(name, alt, draw(), kinds_of_files)
         for name, (has_data, alt, draw) in kinds.items()
         if has_data and (only is None or name in only)
     ]
@@ -288,7 +301,8 @@ def _tests_caption(skill: pl.DataFrame) -> str:
     words = f"50, 80 and 95 % bands; {tested}. Open squares: predicted while the largest were hidden."
     words += f" {left_out} tests of PGR were left out for want of a gap." if left_out else ""
     words += (
-        " It is a mixture of curves chosen by such tests, not the line within the data carried on, so it starts apart."
+        " It starts where the line within the data ends, and goes over within half a rung into a mixture of curves that"
+        " such tests chose."
     )
     return f" Beyond the dotted line: {words}"
 
@@ -338,8 +352,8 @@ def _median_figures(estimates: Estimates, methods: Sequence[str]) -> list[Figure
     return figures
 
 
-def _figure(name: str, alt: str, figure: MatplotlibFigure) -> Figure:
-    return Figure(name, alt, width=figure.get_figwidth(), **plots.render(figure))
+def _figure(name: str, alt: str, figure: MatplotlibFigure, kinds: Collection[str] = plots.KINDS) -> Figure:
+    return Figure(name, alt, width=figure.get_figwidth(), **plots.render(figure, kinds))
 
 
 def _shown_caption(pairs: pl.DataFrame, methods: Sequence[str]) -> str:
@@ -432,6 +446,9 @@ _FIT_COLUMNS = (
     Column("family", "family", "text"),
     Column("status", "status", "text"),
     Column("points", "n_points", "count"),
+    Column(
+        "p of fit", "fit_p", "share", "probability of such residuals if the curve were true; below 0.05 it does not fit"
+    ),
     Column("asymptote", "asymptote", "share"),
     Column("diagnosis", "diagnosis", "text"),
 )
@@ -459,7 +476,12 @@ _AHEAD_COLUMNS = (
     Column("to", "y_high_50", "share"),
     Column("95 % from", "y_low_95", "share"),
     Column("to", "y_high_95", "share"),
-    Column("status", "status", "text", "whether the predictor beat the last value on hidden models"),
+    Column(
+        "status",
+        "status",
+        "text",
+        "whether the predictor beat both baselines on hidden models, and continues a curve that fits",
+    ),
 )
 _MISSING_COLUMNS = (
     Column("task", "task", "text"),

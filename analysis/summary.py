@@ -159,7 +159,7 @@ def _base(pairs: pl.DataFrame, estimates: Estimates, section: Section) -> str:
     )
     return (
         f"{' x '.join(parts)}, scored on {n_tests:,} test examples; square brackets hold"
-        f" {estimates.options.level:.0%} intervals from {estimates.options.draws:,} joint resamples.{few}"
+        f" {estimates.options.level * 100:g} % intervals from {estimates.options.draws:,} joint resamples.{few}"
     )
 
 

@@ -152,6 +152,8 @@ def overfitting(courses: pl.DataFrame, methods: int = 3) -> list[str]:
             text += "best at the last evaluation"
         else:
             text += f"{_points(best)} points lower at the end than at its best evaluation, at {_percent(best)} of it"
+            if peak_may_precede(largest.filter(pl.col("method") == method)):
+                text += ", the first there is: the peak may lie before it, so that this is a lower bound"
         if chosen is not None and chosen["drop"] is not None and best["drop_high"] > 0:
             text += f" ({_points(chosen)} if that is chosen by ground truth on validation)"
         texts.append(text)
@@ -162,13 +164,23 @@ def overfitting(courses: pl.DataFrame, methods: int = 3) -> list[str]:
     ]
 
 
+def peak_may_precede(course: pl.DataFrame) -> bool:
+    """Whether a student is best at its first evaluation, so that nothing is known of the way there.
+
+    Args:
+        course: Rows of one student of one method.
+    """
+    steps, best = (course.filter(pl.col("point") == name)["step_fraction"].to_list() for name in ("step", BEST))
+    return bool(best) and len(steps) > 1 and best[0] <= min(steps)
+
+
 def _points(row: Mapping[str, Any]) -> str:
     value, low, high = (round(100 * row[f"drop{bound}"], 2) + 0.0 for bound in BOUNDS)
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _percent(row: Mapping[str, Any]) -> str:
-    return f"{row['step_fraction']:.0%}"
+    return f"{100 * row['step_fraction']:.0f} %"
 
 
 def _rows(

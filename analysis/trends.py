@@ -5,17 +5,23 @@ curves of student and ceiling and the supervisor's measured accuracy, in every j
 what the three share. Points share test examples and seeds vary, so the binomial n gives the points their relative
 weights, not the uncertainty: bands and the intervals of parameters come from refitting joint draws.
 
-A saturating curve needs five models: at most n - 2 parameters. With three or four a straight line in log-odds stands
+A curve with a bend needs five models: at most n - 2 parameters. With three or four a straight line in log-odds stands
 in.
+
+Each curve is tested against its own points (`analysis.misfit`). One that they contradict is not drawn, no PGR is
+derived from it, and its row of fits says so. One that they do not contradict may still miss them by more than their
+noise: bands hold that discrepancy too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.special import ndtri
 
+from analysis.bent import BENT, asymptote, exponent, levels_off, sense
 from analysis.errors import AnalysisError
 from analysis.estimates import Estimates
 from analysis.frames import SHARE, in_method_order, select_section
@@ -23,8 +29,9 @@ from analysis.gaps import SECTION_KEY
 from analysis.grouping import SectionDraws, SectionPairs
 from analysis.intervals import Interval
 from analysis.lines import KINDS, Line, Values, accuracies_of, agreements_of, lines_of
+from analysis.misfit import ALPHA, Goodness, discrepancy_at, goodness
 from analysis.refits import refit
-from analysis.scaling.families import LOG_ODDS_LINEAR, SATURATING, Family
+from analysis.scaling.families import LOG_ODDS_LINEAR, Family
 from analysis.scaling.fitting import Fit, FitStatus, axes_of, bounds_of, judged
 from analysis.scaling.losses import Loss, LossName
 from analysis.scaling.points import Points
@@ -34,8 +41,11 @@ GRID_POINTS = 41
 MIN_POINTS = 3
 REFUSED = "refused"
 """Status of a curve that could not be fitted; its diagnosis says why."""
+DOES_NOT_FIT = "does not fit"
+"""Status of a curve that its own points contradict."""
 AGREEMENTS = ("agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
 BINOMIAL = Loss(LossName.BINOMIAL)
+_KINDS_OF_CURVES = ("weak", "ceiling", "student", *AGREEMENTS)
 _TOGETHER = 64
 """Curves fitted in one go; more would only need more memory."""
 
@@ -45,7 +55,7 @@ FITS_SCHEMA = (
     | {"family": pl.String, "status": pl.String, "testable": pl.Boolean, "diagnosis": pl.String, "n_points": pl.Int64}
     | dict.fromkeys(("asymptote", "asymptote_low", "asymptote_high"), pl.Float64)
     | dict.fromkeys(("exponent", "exponent_low", "exponent_high"), pl.Float64)
-    | {"objective": pl.Float64, "x_low": pl.Float64, "x_high": pl.Float64}
+    | {"fit_p": pl.Float64, "objective": pl.Float64, "x_low": pl.Float64, "x_high": pl.Float64}
 )
 CURVES_SCHEMA = _KEY_SCHEMA | {"x": pl.Float64, "y": pl.Float64, "y_low": pl.Float64, "y_high": pl.Float64}
 
@@ -56,9 +66,11 @@ class Trends:
 
     fits: pl.DataFrame
     """One row per curve, fitted or refused; `method` and `weak` are null where they do not apply. `exponent` is alpha
-    of log-odds = L + A x^-alpha; it and `asymptote` are null where the points do not determine them."""
+    of log-odds = L + A x^-alpha; it and `asymptote` are null where the points do not determine them. `fit_p` is the
+    probability of residuals as large as those found if the curve were true; null with one seed, which says nothing of
+    the noise of seeds."""
     curves: pl.DataFrame
-    """The curves and their bands on a grid of compute within the range of the points."""
+    """The curves that fit and their bands on a grid of compute within the range of the points."""
 
     def __repr__(self) -> str:
         return f"Trends(rows: fits {self.fits.height}, curves {self.curves.height})"
@@ -83,6 +95,9 @@ class _Fitted:
     kinds: tuple[np.ndarray, ...]
     """Parameters, each of shape (draw, parameter)."""
     n_seeds: int
+    good: Goodness
+    errors: np.ndarray
+    """Of the curve itself in each draw, in units of its discrepancy, shape (draw,)."""
 
     @property
     def grid(self) -> np.ndarray:
@@ -91,16 +106,15 @@ class _Fitted:
         return np.geomspace(axis.low, axis.high, GRID_POINTS)
 
     def on(self, grid: np.ndarray) -> Values:
-        """The curves at some compute."""
+        """The curves at some compute; draws know how far off the curve may be."""
         u = self.fit.position(grid)
-        drawn = (self.fit.family.predict(parameters, u) for parameters in self.kinds)
-        return Values.of((self.fit.at(grid), *drawn), self.n_seeds)
+        both, examples, seeds = (self.fit.family.predict(parameters, u) for parameters in self.kinds)
+        off = self.errors[:, None] * discrepancy_at(self.fit, self.good, grid)
+        return Values.of((self.fit.at(grid), both + off, examples + off, seeds), self.n_seeds)
 
-    def natural(self, name: str) -> Values:
-        """A parameter in the table's units."""
-        parameter = next(p for p in self.fit.family.natural if p.name == name)
-        every = (self.fit.parameters, *self.kinds)
-        return Values.of((parameter.compute(p, self.fit.axes)[..., None] for p in every), self.n_seeds)
+    def parameter(self, compute: Callable[[np.ndarray], np.ndarray]) -> Values:
+        """What parameters mean in the table's units."""
+        return Values.of((compute(p)[..., None] for p in (self.fit.parameters, *self.kinds)), self.n_seeds)
 
 
 def trends(estimates: Estimates) -> Trends:
@@ -164,8 +178,10 @@ class _Section:
                 refused = {"status": REFUSED, "testable": False, "diagnosis": str(one), "n_points": job.x.size}
                 fits.append(job.key | refused)
                 continue
-            found[job.key["quantity"], job.key["method"], job.key["weak"]] = one
             fits.append(job.key | _fit_row(one, level))
+            if one.good.refused:
+                continue
+            found[job.key["quantity"], job.key["method"], job.key["weak"]] = one
             curves.extend(_curve_rows(job.key, one.grid, one.on(one.grid).interval(level).within(*SHARE)))
         for line in self.lines:
             student = found.get(("student", line.method, line.weak))
@@ -181,7 +197,7 @@ class _Section:
 
 
 def choose_family(n_points: int) -> Family:
-    """The saturating curve where there are points to contradict it, else a straight line.
+    """A curve with a bend where there are points to contradict it, else a straight line.
 
     Raises:
         AnalysisError: Fewer than 3 points; a line through two always fits and says nothing.
@@ -190,7 +206,7 @@ def choose_family(n_points: int) -> Family:
         raise AnalysisError(
             f"a curve needs at least {MIN_POINTS} strong models of different compute, there are {n_points}"
         )
-    return SATURATING if n_points >= SATURATING.n_parameters + 2 else LOG_ODDS_LINEAR
+    return BENT if n_points >= BENT.n_parameters + 2 else LOG_ODDS_LINEAR
 
 
 def _fit_all(jobs: Sequence[_Job]) -> list["_Fitted | AnalysisError"]:
@@ -242,7 +258,9 @@ def _fit_together(x: np.ndarray, jobs: Sequence[_Job]) -> Iterator[_Fitted]:
         one = Solution(best.parameters[i : i + 1], best.objective[i : i + 1], best.converged[i : i + 1], flat)
         fit = judged(own, family, BINOMIAL, axes, one)
         kinds = np.split(parameters[firsts[i] : ends[i]][indices[i]], KINDS)
-        yield _Fitted(fit, tuple(kinds), job.values.fewest_seeds)
+        rng = np.random.default_rng([_KINDS_OF_CURVES.index(job.key["quantity"]), x.size])
+        errors = rng.permutation(ndtri((np.arange(len(kinds[0])) + 0.5) / len(kinds[0])))
+        yield _Fitted(fit, tuple(kinds), job.values.fewest_seeds, goodness(fit, job.values), errors)
 
 
 def _pgr_curve(
@@ -262,21 +280,29 @@ def _pgr_curve(
 
 
 def _fit_row(fitted: _Fitted, level: float) -> dict[str, Any]:
-    fit = fitted.fit
+    fit, refused = fitted.fit, fitted.good.refused
+    bent = fit.family is BENT
+    notes = [fit.diagnosis] if fit.diagnosis else []
+    if refused:
+        notes.insert(0, f"its points scatter about the curve by more than their noise (p = {fitted.good.p:.2g})")
+    elif fitted.good.p is None:
+        notes.append("fit not tested: one seed says nothing about the noise of seeds")
     row: dict[str, Any] = {
-        "family": fit.family.name,
-        "status": str(fit.status),
+        "family": sense(fit.parameters) if bent else fit.family.name,
+        "status": DOES_NOT_FIT if refused else str(fit.status),
         "testable": fit.testable,
-        "diagnosis": fit.diagnosis,
+        "diagnosis": "; ".join(notes),
         "n_points": len(fit.points),
+        "fit_p": fitted.good.p,
         "objective": fit.objective,
         "x_low": fit.axes[0].low,
         "x_high": fit.axes[0].high,
     }
-    if fit.family is SATURATING and fit.status is FitStatus.CONVERGED:
-        for column, name in (("asymptote", "asymptote"), ("exponent", "alpha")):
-            interval = fitted.natural(name).interval(level)
-            if name == "asymptote":
+    if bent and not refused and fit.status is FitStatus.CONVERGED and levels_off(fit.parameters):
+        natural = {"asymptote": asymptote, "exponent": lambda p: exponent(p, fit.axes[0])}
+        for column, compute in natural.items():
+            interval = fitted.parameter(compute).interval(level)
+            if column == "asymptote":
                 interval = interval.within(*SHARE)
             for bound, value in (("", interval.estimate), ("_low", interval.low), ("_high", interval.high)):
                 row[f"{column}{bound}"] = float(value[0])
@@ -286,3 +312,43 @@ def _fit_row(fitted: _Fitted, level: float) -> dict[str, Any]:
 def _curve_rows(key: dict[str, Any], grid: np.ndarray, interval: Interval) -> list[dict[str, Any]]:
     columns = zip(grid, interval.estimate, interval.low, interval.high, strict=True)
     return [key | {"x": float(x), "y": float(y), "y_low": float(lo), "y_high": float(hi)} for x, y, lo, hi in columns]
+
+
+def misfits(fits: pl.DataFrame) -> list[str]:
+    """Which curves of one section their own points contradict, in a sentence; none where all fit.
+
+    Args:
+        fits: `Trends.fits` of the section.
+    """
+    rows = fits.filter(pl.col("status") == DOES_NOT_FIT).to_dicts()
+    if not rows:
+        return []
+    n = fits.filter(pl.col("fit_p").is_not_null()).height
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(_WORDS[row["quantity"]], []).append(
+            "" if row["method"] is None else f"{row['method']} under {row['weak']}"
+        )
+    which = [
+        words + (f" ({', '.join(lines[:_NAMED])}{_more(lines)})" if lines[0] else "") for words, lines in names.items()
+    ]
+    return [
+        f"{len(rows)} of {n} curves that could be tested do not fit: their points scatter about them by more than their"
+        f" noise, at a level of {ALPHA * 100:g} % each. They are {'; '.join(which)}. Of these only the points are"
+        " drawn, joined by thin lines, and no PGR curve is derived."
+    ]
+
+
+_WORDS = {
+    "weak": "accuracy of supervisors",
+    "ceiling": "accuracy of ceilings",
+    "student": "accuracy of students",
+    "agreement": "agreement",
+    "agreement_when_weak_right": "agreement where the supervisor is right",
+    "agreement_when_weak_wrong": "agreement where it is wrong",
+}
+_NAMED = 4
+
+
+def _more(lines: Sequence[str]) -> str:
+    return f", and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""

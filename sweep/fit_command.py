@@ -119,7 +119,7 @@ def _numbers(text: str) -> list[float]:
         values = []
     if not values or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(
-            f"numbers above zero with commas between them are needed, such as 1e21,1e22, not {text!r}"
+            f"positive numbers with commas between them are needed, such as 1e21,1e22, not {text!r}"
         )
     return values
 
@@ -240,7 +240,8 @@ def _print_predictions(fits: "Fits", curve: Any, predicted: "pl.DataFrame | None
                 f"50 % {_interval(line['y_low_50'], line['y_high_50'])}; "
                 f"{line['reach']:.3g} times the largest x, {line['status']}"
             )
-        if any(line["reach"] > 1 and line["y_low_95"] is not None for line in own.iter_rows(named=True)):
+        beyond = own["reach"].to_numpy() > 1
+        if not curve.flat and bool((beyond & own["y_low_95"].is_not_null().to_numpy()).any()):
             console.print(f"  {curve.band_words}", style="dim")
 
 

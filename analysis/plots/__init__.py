@@ -13,11 +13,12 @@ from analysis.plots.layout import spread
 from analysis.plots.methods import plot_methods
 from analysis.plots.overview import plot_overview
 from analysis.plots.pgr import plot_pgr, plot_pgr_map
-from analysis.plots.style import interval_caption, label_of_oracles, render, shown_methods, style
+from analysis.plots.style import KINDS, interval_caption, label_of_oracles, render, shown_methods, style
 from analysis.plots.tasks import plot_tasks, plot_tasks_pgr
 from analysis.plots.training import plot_training
 
 __all__ = [
+    "KINDS",
     "interval_caption",
     "label_of_oracles",
     "plot_accuracy",

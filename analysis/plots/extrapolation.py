@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.estimates import is_oracle, methods_in_order
-from analysis.extrapolation import DERIVED, DIRECT, LEVELS
+from analysis.extrapolation import DERIVED, DIRECT, LEVELS, MISFIT
 from analysis.plots.layout import panels
 from analysis.plots.marks import arms, compute_axis, curve_or_line, points, told
 from analysis.plots.style import CEILING_COLOUR, FLOOR_COLOUR, in_order, method_colour, style, wrapped, x_label
@@ -17,8 +17,6 @@ from analysis.plots.style import CEILING_COLOUR, FLOOR_COLOUR, in_order, method_
 MAX_METHODS = 3
 _SHADES = (0.22, 0.14, 0.08)
 """Opacity of the 50, 80 and 95 % bands."""
-_APART = 1.01
-"""Multiple of the largest measured compute from which the continuation is drawn."""
 DIRECT_COLOUR = "#8c6d31"
 
 
@@ -124,7 +122,7 @@ def _pgr(
     curve_or_line(ax, told(curves.filter(of_line)), rows, "strong_x", "pgr", colour, oracle=is_oracle(method))
     own = predictions.filter(of_line)
     _continued(ax, own.filter(pl.col("predictor") == DERIVED), colour)
-    direct = own.filter((pl.col("predictor") == DIRECT) & (pl.col("reach") > _APART)).sort("x")
+    direct = own.filter(pl.col("predictor") == DIRECT).sort("x")
     ax.plot(direct["x"], direct["y"], color=DIRECT_COLOUR, linestyle=(0, (1, 1.2)), linewidth=1.4)
     points(ax, rows["strong_x"].to_numpy(), rows, "pgr", colour, hollow=is_oracle(method))
     _tested(ax, tests.filter(of_line), colour)
@@ -135,11 +133,13 @@ def _pgr(
 
 
 def _continued(ax: Axes, rows: pl.DataFrame, colour: str) -> None:
-    """A dashed line with three bands, apart from the line within the data: that one is the best fit of one family, this
-    a mixture chosen by its errors on hidden models, and where they meet they need not agree."""
-    rows = rows.filter(pl.col("reach") > _APART).sort("x")
+    """A dashed line with three bands, as far as something is predicted."""
+    rows = rows.filter(pl.col("y").is_not_null()).sort("x")
     if rows.is_empty():
         return
+    if MISFIT in set(rows["status"]):
+        look = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "fontsize": 7.5, "color": colour}
+        ax.text(0.99, 1.01, "no curve fits these points: continued with doubt", **look)
     ax.plot(rows["x"], rows["y"], color=colour, linestyle=(0, (4, 1.5)), linewidth=1.4)
     for level, shade in zip(LEVELS, _SHADES, strict=True):
         low, high = rows[f"y_low_{level * 100:.0f}"], rows[f"y_high_{level * 100:.0f}"]

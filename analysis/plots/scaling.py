@@ -31,6 +31,8 @@ _BEYOND = (0, (4, 2))
 _MARK = "#8a8a8a"
 _LOG_Y_FROM = 20.0
 """Ratio of the largest to the smallest value from which y is drawn on a log axis."""
+_NAMED = 4
+"""Curves that a caption names."""
 _LONGEST_NAME = 28
 """Characters of a name beside a curve."""
 
@@ -226,10 +228,14 @@ def _caption(fits: "Fits", shown: Sequence["Curve"], drawn: int, together: bool,
     losses = " or ".join(table["loss"].drop_nulls().unique().sort())
     parts = [f"{int(table['n_points'].sum()):,} points fitted; minimised: {losses or 'nothing'}."]
     if len(fits) == 1 and fits[0].forecast is not None:
+        if len(fits[0].forecast.members) > 1:
+            parts.append(f"Curve within the points: mixture of {fits[0].weights_inside}.")
         parts.append(f"Beyond the points: {fits[0].weights}.")
     else:
         families = table.drop_nulls("family").group_by("family").len().sort("len", "family", descending=[True, False])
-        parts.append("Families: " + ", ".join(f"{family} {count}" for family, count in families.iter_rows()) + ".")
+        mixed = any(curve.forecast is not None and len(curve.forecast.members) > 1 for curve in fits)
+        what = "Curves are mixtures; family of the largest weight: " if mixed else "Families: "
+        parts.append(what + ", ".join(f"{family} {count}" for family, count in families.iter_rows()) + ".")
     tested = table.filter(pl.col("rmsle").is_not_null())
     if tested.height:
         own, last, line = (error(_median(tested[name])) for name in ("rmsle", "rmsle_last", "rmsle_linear"))
@@ -243,9 +249,14 @@ def _caption(fits: "Fits", shown: Sequence["Curve"], drawn: int, together: bool,
         parts.append("Beside the titles: how many times the largest x fitted the axis reaches.")
     if any(curve.held_out is not None for curve in shown):
         parts.append("Thin bars: 95 % interval of a new observation.")
-    refused = sum(curve.forecast is None for curve in fits)
+    refused = sum(curve.forecast is None and curve.points is not None for curve in fits)
     if refused:
         parts.append(f"{refused} of {len(fits)} curves could not be fitted.")
+    unreadable = [curve for curve in fits if curve.points is None]
+    if unreadable:
+        names = ", ".join(_short(curve) for curve in unreadable[:_NAMED])
+        names += ", ..." if len(unreadable) > _NAMED else ""
+        parts.append(f"Not drawn, as the rows of {len(unreadable)} of {len(fits)} curves are not points: {names}.")
     if len(shown) < drawn:
         parts.append(f"The first {len(shown)} of {drawn} curves are shown.")
     return " ".join(parts)

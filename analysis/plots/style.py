@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -73,6 +73,7 @@ _FORMATS: Mapping[str, tuple[type[FigureCanvasBase], dict[str, Any]]] = {
     "pdf": (FigureCanvasPdf, {"CreationDate": None, "Creator": None, "Producer": None}),
 }
 """Kinds of files, and what of their metadata is left out so that equal figures are equal files."""
+KINDS = tuple(_FORMATS)
 
 
 @contextmanager
@@ -82,8 +83,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def render(figure: Figure) -> dict[str, bytes]:
-    """A figure as `png`, `svg` and `pdf`, the same bytes each time.
+def render(figure: Figure, kinds: Collection[str] = KINDS) -> dict[str, bytes]:
+    """A figure as `png`, `svg` and `pdf`, or some of these, the same bytes each time.
 
     The canvases are asked directly: `savefig` would draw everything twice for each format, to find a layout that is
     known after the first.
@@ -91,7 +92,8 @@ def render(figure: Figure) -> dict[str, bytes]:
     rendered = {}
     with style():
         figure.set_dpi(PIXELS_PER_INCH)
-        for kind, (canvas, metadata) in _FORMATS.items():
+        for kind in kinds:
+            canvas, metadata = _FORMATS[kind]
             buffer = io.BytesIO()
             getattr(canvas(figure), f"print_{kind}")(buffer, metadata=metadata)
             rendered[kind] = buffer.getvalue()
@@ -105,7 +107,7 @@ def interval_caption(frame: pl.DataFrame, options: Options) -> str:
     text = (
         f"Means over {seeds} seed{'' if seeds == '1' else 's'} on {_range_text(frame['n_test'].to_list())} test"
         " examples;"
-        f" bars and bands are {options.level:.0%} intervals of {options.draws:,} joint resamples"
+        f" bars and bands are {options.level * 100:g} % intervals of {options.draws:,} joint resamples"
     )
     fewest = min(frame["n_seeds"].to_list(), default=0)
     if fewest == 1:

@@ -22,6 +22,7 @@ from analysis.plots.style import (
     style,
     wrapped,
 )
+from analysis.training import peak_may_precede
 
 MAX_STUDENTS = 3
 MARKS: dict[str, tuple[str, float, str]] = {
@@ -56,6 +57,8 @@ def plot_training(training: pl.DataFrame, methods: Sequence[str], caption: str) 
     caption += " Star, [oracle]: the evaluation with the best mean accuracy against ground truth on this test, a"
     caption += " diagnostic of overfitting to weak labels"
     caption += "; by how much it is above the last, in points." if bands else "."
+    if any(peak_may_precede(course) for course in training.partition_by("strong", "method")):
+        caption += " At least (\u2265) so much where the first evaluation is the best: the peak may lie before it."
     if "weak" in set(training["point"]):
         caption += " Triangle: mean over seeds, each stopped at its own step."
     with style():
@@ -136,7 +139,8 @@ def _drops(ax: Axes, rows: pl.DataFrame, present: Sequence[str], methods: Sequen
     for line, method in enumerate(reversed(shown)):
         value, low, high = (100 * best[method][f"drop{bound}"] + 0.0 for bound in BOUNDS)
         at_last = best[method]["step_fraction"] == 1
-        text = "best is last" if at_last else f"best \u2212 last: {value:.1f} [{low:.1f}, {high:.1f}]"
+        sign = "\u2265 " if peak_may_precede(rows.filter(pl.col("method") == method)) else ""
+        text = "best is last" if at_last else f"best \u2212 last: {sign}{value:.1f} [{low:.1f}, {high:.1f}]"
         at = (0.985, 0.02 + _NOTE_SHARE * line)
         ax.text(*at, text, transform=ax.transAxes, ha="right", fontsize=7.5, color=method_colour(methods, method))
 

@@ -14,7 +14,7 @@ that predictions are kept in. Errors of all origins are measured on one scale, t
 their noise: a score sees what was hidden anyway. So do positions: the range of x is that of all points given.
 
 How wrong the mixture was at the origins, in units of what was at stake, is also how wide its bands are beyond the data
-(`widening`). The three constants were chosen on one half of the curves of `benchmarks/extrapolation.py` and are judged
+(`widening`). The constants were chosen on one half of the curves of `benchmarks/extrapolation.py` and are judged
 on the other.
 """
 
@@ -44,6 +44,10 @@ SIMPLE = 3
 PRIOR_WIDENING, PRIOR_ORIGINS = 0.6, 3.0
 """Error in units of what is at stake that is expected before any test, and how many origins that expectation is
 worth."""
+_MOST_OF_IT = 0.5
+"""Of a mixture's weight must stand at an origin for its errors there to be the mixture's."""
+_NEVER_EXACT = 1e-3
+"""Errors that are taken for at least this, in units of what is at stake: noise-free tables have none."""
 NOISE_SHARE = 2.5
 """Variances of a level's noise that are at stake whatever the distance: of the last level and of the target, and some
 more."""
@@ -158,6 +162,8 @@ class InnerTest:
     errors: Mapping[str, Array] = field(repr=False)
     """Shape (origin, target); NaN where the target is not hidden, is beyond the horizon, or the candidate does not
     stand."""
+    shares: bool = True
+    """Whether y are shares of counts."""
 
     @property
     def n_origins(self) -> int:
@@ -181,7 +187,7 @@ def inner_test(points: Points, families: Sequence[Family], loss: Loss, *, horizo
         name: np.where(hidden, (scale.to(values) - observed) / np.where(hidden, stakes, 1.0), np.nan)
         for name, values in predicted.items()
     }
-    return InnerTest(shown, errors)
+    return InnerTest(shown, errors, points.shares)
 
 
 def at_stake(seen: Points, x: Array, noise: float, scale: Scale | None = None) -> Array:
@@ -247,6 +253,8 @@ class Widening:
     factor: float
     origins: int
     """Origins that were tested."""
+    seen: float | None = None
+    """Root mean square of the errors there, in the same units; None without any."""
 
     def half_width(self, stake: Array, level: float) -> Array:
         """Half the width of a band on the error scale."""
@@ -254,19 +262,32 @@ class Widening:
 
 
 def widening(test: InnerTest, weights: Mapping[str, float]) -> Widening:
-    """From the errors of a mixture at the origins, with those of its members that stood there."""
+    """From the errors of a mixture at the origins, with those of its members that stood there.
+
+    They are averaged, as squares, with `PRIOR_WIDENING`, which counts as `PRIOR_ORIGINS` origins. Two things are
+    different for values that are no shares of counts and that were predicted better than expected. Only origins count
+    at which members of half the mixture's weight stood, or else as many as ever did: where few levels are shown little
+    but the last value stands, whose errors are not the mixture's. And the average is one of logarithms, since in one of
+    squares the expectation alone keeps bands wide however exact all tests were. Shares are left out of this: they may
+    stay flat and then rise, and nothing in the visible levels says so.
+    """
     total, weight = np.zeros(1), np.zeros(1)
     for name, share in weights.items():
         error = test.errors[name]
         total = total + np.where(np.isfinite(error), share * np.nan_to_num(error), 0.0)
         weight = weight + share * np.isfinite(error)
-    tested = np.atleast_2d(weight) > 0
-    if not tested.any():
+    total, weight = np.atleast_2d(total), np.atleast_2d(weight)
+    if not np.any(weight > 0):
         return Widening(PRIOR_WIDENING, 0)
-    errors = (total / np.where(weight > 0, weight, 1.0))[tested]
+    tested = weight > 0 if test.shares else weight >= min(_MOST_OF_IT, float(weight.max()) - 1e-9)
     origins = int(tested.any(axis=1).sum())
-    squared = (PRIOR_ORIGINS * PRIOR_WIDENING**2 + origins * np.mean(errors**2)) / (PRIOR_ORIGINS + origins)
-    return Widening(float(np.sqrt(squared)), origins)
+    squared, prior = float(np.mean((total[tested] / weight[tested]) ** 2)), PRIOR_WIDENING**2
+    share = PRIOR_ORIGINS / (PRIOR_ORIGINS + origins)
+    if test.shares or squared >= prior:
+        pooled = share * prior + (1 - share) * squared
+    else:
+        pooled = prior**share * max(squared, _NEVER_EXACT**2) ** (1 - share)
+    return Widening(float(np.sqrt(pooled)), origins, float(np.sqrt(squared)))
 
 
 def combine(points: Points, values: Mapping[str, Array], weights: Mapping[str, float]) -> Array:

@@ -69,6 +69,25 @@ def _parse(raw: bytes, ending: str) -> pl.DataFrame:
     return pl.read_csv(io.BytesIO(raw), separator=separator, infer_schema_length=None, try_parse_dates=False)
 
 
+def require_table(table: Any) -> None:
+    """Refuse what is no polars frame, and say how to make one of it.
+
+    Raises:
+        AnalysisError: Another kind of table, a path, a dictionary.
+    """
+    if isinstance(table, pl.DataFrame):
+        return
+    if isinstance(table, pl.LazyFrame):
+        how = "collect it first, table.collect()"
+    elif isinstance(table, (str, os.PathLike)):
+        how = f"read it first, pl.read_csv({os.fspath(table)!r}), or pl.read_parquet"
+    elif type(table).__module__.split(".")[0] == "pandas":
+        how = "convert it first, pl.from_pandas(table)"
+    else:
+        how = "make one first: pl.DataFrame(table) of a dictionary of columns, pl.from_pandas of a pandas frame"
+    raise AnalysisError(f"the table must be a polars DataFrame, got {type(table).__name__}; {how}")
+
+
 def require_columns(table: pl.DataFrame, columns: Iterable[str]) -> None:
     """Refuse names that are no columns, with the nearest one that is.
 
@@ -155,7 +174,7 @@ def write_folder(out: str | os.PathLike[str], files: Mapping[str, bytes], about:
     target = Path(out).resolve()
     described = {"made_by": MADE_BY, **about}
     try:
-        _refuse_foreign(target)
+        refuse_foreign(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
@@ -180,7 +199,12 @@ def write_folder(out: str | os.PathLike[str], files: Mapping[str, bytes], about:
     return target
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace what is not ours.
+
+    Raises:
+        AnalysisError: `out` is a file, or a folder that holds files of others.
+    """
     if not out.exists():
         return
     if not out.is_dir():

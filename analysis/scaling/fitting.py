@@ -8,7 +8,7 @@ import numpy as np
 from analysis.errors import AnalysisError
 from analysis.scaling.families import Axis, Family
 from analysis.scaling.losses import Loss, default_loss
-from analysis.scaling.points import Points
+from analysis.scaling.points import Points, flat
 from analysis.scaling.solver import Solution, solve
 
 Array = np.ndarray
@@ -46,6 +46,8 @@ class Fit:
     """Empty, or what the points do not determine, and why."""
     draws: Array | None = field(default=None, repr=False)
     """Parameters of resampled points, shape (draw, parameter); see `analysis.scaling.uncertainty`."""
+    resampled: str = ""
+    """What the draws are of: residuals, cases or seeds."""
     dispersion: float = 1.0
     """Residual standard deviation on the loss's scale; under the binomial loss, the variance over the binomial one."""
     degrees: float = np.inf
@@ -112,6 +114,8 @@ def check(points: Points, family: Family, loss: Loss) -> None:
     """
     if points.n_levels == 1:
         place = ", ".join(f"{value:g}" for value in points.x[0])
+        if len(points) == 1:
+            raise AnalysisError(f"one point (x = {place}); a curve needs points at two different x at least")
         raise AnalysisError(f"all points are at one x ({place}); a curve needs two different ones at least")
     if points.n_levels < max(family.n_parameters, 2):
         raise AnalysisError(
@@ -195,8 +199,9 @@ def undetermined(fit: Fit) -> list[str]:
     """What the points do not determine, as far as the optimum alone shows it."""
     low, high = bounds_of(fit.points, fit.family)
     named = dict(zip((*fit.family.coefficients, *fit.family.thetas), fit.parameters, strict=True))
-    if np.ptp(fit.points.y) == 0:
-        return ["flat: all y are equal, so no exponent, floor or break can be told"]
+    if flat(fit.points):
+        noise = "" if fit.points.shares else ", nor how noisy y is"
+        return [f"flat: all y are {fit.points.y[0]:g}, so no exponent, floor or break can be told{noise}"]
     notes = []
     for index, (name, value) in enumerate(named.items()):
         room = 1e-6 * (high[index] - low[index] if np.isfinite(high[index] - low[index]) else 1.0)

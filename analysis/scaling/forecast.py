@@ -3,7 +3,7 @@ skill."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -30,8 +30,8 @@ from analysis.scaling.choice import (
 from analysis.scaling.families import CURVES, LINEAR, LOG_ODDS_LINEAR, POWER, Family
 from analysis.scaling.fitting import Fit, fit_points
 from analysis.scaling.losses import Loss, default_loss, rmsle
-from analysis.scaling.points import Points
-from analysis.scaling.uncertainty import DEFAULT_DRAWS, LEVELS, Kind, curve_band, resample
+from analysis.scaling.points import Points, flat
+from analysis.scaling.uncertainty import AUTO_KIND, DEFAULT_DRAWS, LEVELS, Kind, curve_band, kind_for, resample
 
 Array = np.ndarray
 AUTO = "auto"
@@ -139,6 +139,9 @@ class Forecast:
             name = f"{level * 100:.0f}"
             columns[f"y_low_{name}"] = in_range(self.points, scale.back(scale.to(y) - below))
             columns[f"y_high_{name}"] = in_range(self.points, scale.back(scale.to(y) + above))
+        if flat(self.points) and not self.points.shares:
+            # Values that are all equal do not say how noisy they are, and there are no counts to do so.
+            columns |= {name: np.full_like(x, np.nan) for name in columns if name not in ("x", "y")}
         columns["reach"] = x / top
         words = {None: "beyond, not tested", False: "beyond, no skill", True: "beyond"}[self.skill]
         columns["status"] = [words if b else "inside" for b in beyond]
@@ -190,7 +193,7 @@ def forecast(
     loss: Loss | None = None,
     *,
     draws: int = DEFAULT_DRAWS,
-    uncertainty: Kind = "residuals",
+    uncertainty: Kind | Literal["auto"] = AUTO_KIND,
     random_seed: int = 0,
     test_ahead: int = 2,
 ) -> Forecast:
@@ -201,7 +204,7 @@ def forecast(
         family: Of `families.CURVES`, or `auto`.
         loss: What fits minimise; by default what suits y.
         draws: Resamples behind bands; 0 for none.
-        uncertainty: What is resampled.
+        uncertainty: What is resampled; `auto`: see `uncertainty.kind_for`.
         random_seed: Of the resamples.
         test_ahead: The largest 1, ..., so many levels are hidden in turn to test the choice.
 
@@ -237,7 +240,8 @@ def forecast(
     )
 
 
-def _with_draws(fit: Fit, draws: int, kind: Kind, random_seed: int) -> Fit:
+def _with_draws(fit: Fit, draws: int, asked: str, random_seed: int) -> Fit:
+    kind = kind_for(fit, asked)
     if kind == "residuals" and fit.degrees <= 0:
         return fit  # passes through its points: nothing left to resample
     return resample(fit, kind, draws=draws, random_seed=random_seed)

@@ -1,7 +1,10 @@
 """Tables to points: what a scaling curve is fitted to, checked, with errors that name row and column."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +14,8 @@ from analysis.errors import AnalysisError
 Array = np.ndarray
 _ROWS_NAMED = 3
 _APART = 20.0
+_SHARES = ("acc", "pct", "percent", "auc", "auroc", "pgr", "agree", "share", "rate", "win", "f1", "exact")
+"""How names of columns of shares begin."""
 _MOST_DECADES = 20
 """That one variable in one unit can be measured over; training compute so far spans about 15."""
 
@@ -75,7 +80,11 @@ def numbers_of(frame: pl.DataFrame, column: str, rows: Array) -> Array:
     Raises:
         AnalysisError: Some are not; messages count rows as the whole frame does.
     """
-    return _numbers(frame[rows], column, _Names("", rows))
+    faults: list[str] = []
+    values = _read(frame[rows], column, _Names("", rows), faults)
+    if faults:
+        raise AnalysisError("; ".join(faults))
+    return values
 
 
 @dataclass(frozen=True)
@@ -120,42 +129,52 @@ def points_of(
         raise AnalysisError(f"{where}there are no rows to fit")
     names = _Names(where, np.arange(frame.height) if rows is None else rows)
     frame = frame[names.rows]
-    xs = np.stack([_numbers(frame, column, names) for column in x], axis=1)
-    ys = _numbers(frame, y, names)
-    for index, column in enumerate(x):
-        _refuse(xs[:, index] <= 0, frame, column, names, "x is on a logarithmic axis, so it must be above zero")
-        decades = np.log10(xs[:, index].max() / xs[:, index].min())
-        if decades > _MOST_DECADES:
-            low, high = int(np.argmin(xs[:, index])), int(np.argmax(xs[:, index]))
-            raise AnalysisError(
-                f"{names.where}column {column!r} goes from {xs[low, index]:g} in row {names.rows[low] + 1} to "
-                f"{xs[high, index]:g} in row {names.rows[high] + 1}, over {decades:.0f} decades: two units seem to be "
-                "mixed, such as FLOPs and petaflops; give all rows in one"
-            )
-    counts = None
+    faults: list[str] = []  # all of them, so that a table is mended once
+    wanted = [*x, y, *([n] if n else [])]
+    columns = {column: _read(frame, column, names, faults) for column in wanted}
+    for column in x:
+        values = columns[column]
+        _fault(faults, values <= 0, frame, column, names, "x is on a logarithmic axis, so it must be above zero")
+        _fault_of_units(faults, values, column, names)
     if n:
-        counts = _numbers(frame, n, names)
-        _refuse(counts < 1, frame, n, names, f"n is a number of examples behind each share of {y!r}, so at least 1")
-        _refuse_percent(ys, frame, y, names)
-    order = np.lexsort((ys, *xs.T[::-1]))
+        hint = f"n is a number of examples behind each share of {y!r}, so at least 1"
+        _fault(faults, columns[n] < 1, frame, n, names, hint)
+        _fault_of_percent(faults, columns[y], frame, y, names)
     if seed:
-        _refuse(frame[seed].is_null().to_numpy(), frame, seed, names, "every point must say which repetition it is of")
+        empty = frame[seed].is_null().to_numpy()
+        _fault(faults, empty, frame, seed, names, "every point must say which repetition it is of")
+    if faults:
+        raise AnalysisError(names.where + "; ".join(dict.fromkeys(faults)))
+    xs, ys, counts = np.stack([columns[column] for column in x], axis=1), columns[y], columns[n] if n else None
+    order = np.lexsort((ys, *xs.T[::-1]))
     seeds = frame[seed].to_numpy() if seed else None
     return Points(
         xs[order], ys[order], None if counts is None else counts[order], None if seeds is None else seeds[order]
     )
 
 
-def _numbers(frame: pl.DataFrame, column: str, names: _Names) -> Array:
+def _read(frame: pl.DataFrame, column: str, names: _Names, faults: list[str]) -> Array:
+    """A column as numbers, NaN where it has none, which is a fault."""
     values = frame[column]
     if not values.dtype.is_numeric():
         as_numbers = values.cast(pl.String).cast(pl.Float64, strict=False)
         bad = (as_numbers.is_null() & values.is_not_null()).to_numpy()
-        _refuse(bad, frame, column, names, "all values must be plain numbers in one unit, such as 7.0e7 and not 70M")
+        hint = "all values must be plain numbers in one unit, such as 7.0e7 and not 70M"
+        _fault(faults, bad, frame, column, names, hint)
         values = as_numbers
+        unread = (values.is_null() & ~pl.Series(bad)) | values.is_infinite().fill_null(False)
+        unread |= values.is_nan().fill_null(False)
+    else:
+        unread = values.is_null() | ~values.cast(pl.Float64).is_finite().fill_null(True)
+    hint = "leave out or fill in empty, NaN and infinite values first"
+    _fault(faults, unread.to_numpy(), frame, column, names, hint)
     array = values.cast(pl.Float64).to_numpy()
-    _refuse(~np.isfinite(array), frame, column, names, "leave out or fill in empty, NaN and infinite values first")
-    return array
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def flat(points: Points) -> bool:
+    """Whether all y are equal."""
+    return bool(np.ptp(points.y) == 0)
 
 
 def unit_doubt(y: Array) -> str:
@@ -173,21 +192,70 @@ def unit_doubt(y: Array) -> str:
     )
 
 
-def _refuse_percent(ys: Array, frame: pl.DataFrame, y: str, names: _Names) -> None:
+def percent_doubt(y: Array, name: str) -> str:
+    """A note on values named like shares that look like percent; empty where they do not."""
+    words = set(re.split(r"[^a-z]+", name.lower())) | ({"percent"} if "%" in name else set())
+    named = any(word.startswith(_SHARES) for word in words)
+    if not named or y.min() < 0 or not 1 < y.max() <= 100 or np.any((y > 0) & (y <= 1)):
+        return ""
+    return (
+        f"{name!r} goes from {y.min():g} to {y.max():g}: if it is a percentage, divide it by 100 and name the column "
+        "of counts (n), so that it stays below 100 % and has binomial noise"
+    )
+
+
+def _fault_of_units(faults: list[str], xs: Array, column: str, names: _Names) -> None:
+    positive = np.where(xs > 0, xs, np.nan)
+    if np.all(np.isnan(positive)):
+        return
+    low, high = int(np.nanargmin(positive)), int(np.nanargmax(positive))
+    decades = np.log10(xs[high] / xs[low])
+    if decades > _MOST_DECADES:
+        faults.append(
+            f"column {column!r} goes from {xs[low]:g} in row {names.rows[low] + 1} to {xs[high]:g} in row "
+            f"{names.rows[high] + 1}, over {decades:.0f} decades: two units seem to be mixed, such as FLOPs and "
+            "petaflops; give all rows in one"
+        )
+
+
+def _fault_of_percent(faults: list[str], ys: Array, frame: pl.DataFrame, y: str, names: _Names) -> None:
     outside = (ys < 0) | (ys > 1)
     if not outside.any():
         return
     hint = "with n given, y is a share and must lie in [0, 1]"
-    if np.all(ys >= 0) and np.all(ys <= 100):
-        mixed = " Some are in [0, 1] and some above: two units seem to be mixed." if not outside.all() else ""
+    told = ys[~np.isnan(ys)]
+    if np.all(told >= 0) and np.all(told <= 100):
+        mixed = " Some are in [0, 1] and some above: two units seem to be mixed." if np.any(told <= 1) else ""
         hint += f"; are these percent? Divide them by 100.{mixed}"
-    _refuse(outside, frame, y, names, hint)
+    _fault(faults, outside, frame, y, names, hint)
 
 
-def _refuse(bad: Array, frame: pl.DataFrame, column: str, names: _Names, hint: str) -> None:
+def _fault(faults: list[str], bad: Array, frame: pl.DataFrame, column: str, names: _Names, hint: str) -> None:
+    """Add what is wrong with a column: its first values and their rows, and of many how many there are of each kind."""
     rows = np.flatnonzero(bad)
     if rows.size == 0:
         return
-    shown = ", ".join(f"{frame[column][int(row)]!r} in row {names.rows[row] + 1}" for row in rows[:_ROWS_NAMED])
+    values = [frame[column][int(row)] for row in rows]
+    shown = ", ".join(f"{v!r} in row {names.rows[row] + 1}" for v, row in zip(values, rows[:_ROWS_NAMED], strict=False))
     more = f" and {rows.size - _ROWS_NAMED} more rows" if rows.size > _ROWS_NAMED else ""
-    raise AnalysisError(f"{names.where}column {column!r} has {shown}{more}: {hint}")
+    kinds = Counter(map(_kind, values))
+    counted = (
+        f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
+        if len(kinds) > 1 or (more and "other" not in kinds)
+        else ""
+    )
+    faults.append(f"column {column!r} has {shown}{more}{counted}: {hint}")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return "not a number"
+    if number != number:
+        return "NaN"
+    if number in (float("inf"), float("-inf")):
+        return "infinite"
+    return "zero" if number == 0 else "negative" if number < 0 else "other"

@@ -8,7 +8,7 @@ surfaces.optimal([1e21, 1e22])      # parameters and tokens that make the most o
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,13 +18,14 @@ from scipy.stats import t as student_t
 
 from analysis.errors import AnalysisError
 from analysis.scaling.families import ADDITIVE_POWER, SURFACES
-from analysis.scaling.files import did_you_mean, require_columns, rows_where
+from analysis.scaling.files import did_you_mean, require_columns, require_table, rows_where
 from analysis.scaling.fitting import Fit, fit_points
 from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName, rmsle
 from analysis.scaling.points import Points, numbers_of, points_of
 from analysis.scaling.tables import (
     AUTO,
     REFUSED,
+    check_kind,
     groups,
     key_column,
     key_label,
@@ -34,11 +35,12 @@ from analysis.scaling.tables import (
     parameters_of,
 )
 from analysis.scaling.uncertainty import (
+    AUTO_KIND,
     DEFAULT_DRAWS,
-    KINDS,
     LEVELS,
     Kind,
     curve_band,
+    kind_for,
     resample,
     stretched,
 )
@@ -235,7 +237,7 @@ def fit2(
     loss: str | Loss = AUTO,
     delta: float = DEFAULT_DELTA,
     draws: int = DEFAULT_DRAWS,
-    uncertainty: Kind = "residuals",
+    uncertainty: Kind | Literal["auto"] = AUTO_KIND,
     random_seed: int = 0,
 ) -> Surfaces:
     """Fit one surface to each group of rows.
@@ -244,7 +246,8 @@ def fit2(
         table: One row per measurement.
         x: Two columns of positive numbers; for `additive_power` parameters first, then tokens.
         y: Column of values; shares if `n` is given.
-        by, n, seed, train_where, delta, draws, uncertainty, random_seed: As in `analysis.scaling.tables.fit`.
+        by, n, seed, train_where, delta, draws, random_seed: As in `analysis.scaling.tables.fit`.
+        uncertainty: As there, except that `auto` is cases: a few points may decide a surface.
         holdout_largest: Of each surface, hold out the rows with so many of the largest values of one column.
         holdout_of: That column: of a variable (by default the first), or of compute.
         family: `additive_power`, E + A / x1^alpha + B / x2^beta (Hoffmann et al. 2022, eq. 2), `plane` or
@@ -257,6 +260,7 @@ def fit2(
             is told in its row.
     """
     by = (by,) if isinstance(by, str) else tuple(by)
+    require_table(table)
     require_columns(table, [*x, y, *by, *(column for column in (n, seed, holdout_of) if column)])
     if x[0] == x[1]:
         raise AnalysisError(f"both variables are column {x[0]!r}; a surface needs two")
@@ -265,8 +269,7 @@ def fit2(
     if family not in SURFACES:
         hint = did_you_mean(family, SURFACES)
         raise AnalysisError(f"there is no surface {family!r}{hint}; there is {', '.join(SURFACES)}")
-    if uncertainty not in KINDS:
-        raise AnalysisError(f"uncertainty must be one of {', '.join(KINDS)}, got {uncertainty!r}")
+    check_kind(uncertainty)
     if holdout_largest < 0:
         raise AnalysisError(f"the number of values to hold out must not be negative, got {holdout_largest}")
     if holdout_largest and train_where:
@@ -274,9 +277,9 @@ def fit2(
     if draws < 20:
         raise AnalysisError(f"{draws} draws are too few for intervals; take 400 or more")
     chosen = loss_of(loss, delta, n)
-    reason = loss_reason(chosen, n)
-    if chosen is None and not n and family == ADDITIVE_POWER.name:
-        chosen, reason = Loss(LossName.HUBER_LOG, delta), "as in Hoffmann et al. 2022: a few points may be far off"
+    of_paper = chosen is None and not n and family == ADDITIVE_POWER.name
+    if of_paper:
+        chosen = Loss(LossName.HUBER_LOG, delta)
     train = rows_where(table, train_where).to_numpy() if train_where else np.ones(table.height, dtype=bool)
     if not train.any():
         raise AnalysisError(f"no row satisfies {train_where!r}, so there is nothing to fit")
@@ -294,13 +297,17 @@ def fit2(
             held_out = points_of(table, x, y, n=n, seed=seed, rows=rest) if rest.size else None
             made = fit_points(points, SURFACES[family], chosen)
             if made.degrees > 0:
-                made = resample(made, uncertainty, draws=draws, random_seed=random_seed)
+                made = resample(made, kind_for(made, uncertainty), draws=draws, random_seed=random_seed)
         except AnalysisError as error:
             return Surface(key, label, points, held_out, None, str(error))
         return Surface(key, label, points, held_out, made)
 
     keys = {key_column(name): table.schema[name] for name in by}
-    return Surfaces(keys, x, y, tuple(one(key, rows) for key, rows in groups(table, by)), reason)
+    each = tuple(one(key, rows) for key, rows in groups(table, by))
+    reason = "as in Hoffmann et al. 2022: a few points may be far off"
+    if not of_paper:
+        reason = loss_reason(chosen, n, [surface.fitted.loss for surface in each if surface.fitted is not None])
+    return Surfaces(keys, x, y, each, reason)
 
 
 def _without_largest(table: pl.DataFrame, rows: Array, column: str, largest: int) -> Array:

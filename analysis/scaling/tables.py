@@ -8,10 +8,10 @@
 A curve that cannot be fitted never stops the others: it is a row with status `refused` and a diagnosis.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,14 +19,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.errors import AnalysisError
-from analysis.scaling.choice import LAST, STRAIGHT, predictions
+from analysis.scaling.choice import LAST, PRIOR_ORIGINS, PRIOR_WIDENING, STRAIGHT, predictions
 from analysis.scaling.families import CURVES
-from analysis.scaling.files import did_you_mean, require_columns, rows_where
+from analysis.scaling.files import did_you_mean, require_columns, require_table, rows_where
 from analysis.scaling.fitting import Fit
 from analysis.scaling.forecast import Forecast, forecast
 from analysis.scaling.losses import DEFAULT_DELTA, Loss, LossName, rmsle
-from analysis.scaling.points import Points, points_of, unit_doubt
-from analysis.scaling.uncertainty import DEFAULT_DRAWS, KINDS, LEVELS, Kind, parameter_intervals, profiles
+from analysis.scaling.points import Points, flat, percent_doubt, points_of, unit_doubt
+from analysis.scaling.uncertainty import (
+    AUTO_KIND,
+    DEFAULT_DRAWS,
+    KINDS,
+    LEVELS,
+    Kind,
+    outliers_expected,
+    parameter_intervals,
+    profiles,
+)
 
 Array = np.ndarray
 AUTO = "auto"
@@ -41,7 +50,7 @@ _RESERVED = frozenset(
         "tested_on", "n_tested", "rmsle", "rmsle_last", "rmsle_linear", "skill", "parameter", "estimate", "low", "high",
         "method", "identified", "shown", "observed", "predicted", "last", "linear", "reach", "x1", "x2", "flops",
         "params", "tokens", "tokens_per_param", "exponent", "rmsle_fitted", "n_held_out", "nearest", "plane",
-        "rmsle_nearest", "rmsle_plane",
+        "rmsle_nearest", "rmsle_plane", "preferred", "width_ratio",
     )
 )  # fmt: skip
 """Columns of results."""
@@ -59,6 +68,8 @@ class Curve:
     held_out: Points | None
     forecast: Forecast | None
     refusal: str = ""
+    doubt: str = ""
+    """What seems odd about the values."""
 
     @property
     def fit(self) -> Fit:
@@ -81,7 +92,34 @@ class Curve:
         shares = [(member.fit.family.name, member.weight) for member in self._forecast.members]
         shares += [(_BASELINE_WORDS[name], share) for name, share in self._forecast.baselines.items()]
         shares.sort(key=lambda item: -item[1])
-        return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005)
+        return _shares_in_words(shares)
+
+    @property
+    def weights_inside(self) -> str:
+        """What is averaged within the points: fits alone, in words."""
+        members = self._forecast.members
+        total = sum(member.weight for member in members)
+        return _shares_in_words([(member.fit.family.name, member.weight / total) for member in members])
+
+    @property
+    def flat(self) -> bool:
+        """Whether all y are equal, so that there is a value and no curve."""
+        return self.points is not None and flat(self.points)
+
+    @property
+    def band_words(self) -> str:
+        """What bands beyond the points are made of."""
+        wide = self._forecast.widened
+        made = (
+            "bands beyond the points: the fit's own at the largest x, and an expected error that grows with log x: "
+            f"{100 * wide.factor:.2g} % of the range of y for each range of log x beyond"
+        )
+        if wide.seen is None:
+            return f"{made} (assumed: too few different x to test)"
+        return (
+            f"{made} ({100 * wide.seen:.2g} % when the larger fitted x were hidden, {_count(wide.origins)}; "
+            f"{100 * PRIOR_WIDENING:.0f} % assumed before, which counts as {PRIOR_ORIGINS:.0f} more)"
+        )
 
     @property
     def tested_on(self) -> str | None:
@@ -144,7 +182,7 @@ class Curve:
             row |= {"status": fit.status.value, "family": fit.family.name, "weights": self.weights}
             row |= {"loss": loss_in_words(fit.loss), "skill": self.forecast.skill}
             doubt = unit_doubt(self.forecast.points.y)
-            row["diagnosis"] = "; ".join(note for note in (self.forecast.diagnosis, doubt) if note)
+            row["diagnosis"] = "; ".join(note for note in (self.forecast.diagnosis, doubt, self.doubt) if note)
         return row
 
     def line(self, to: float | None = None, size: int = _LINE_POINTS) -> pl.DataFrame:
@@ -153,6 +191,14 @@ class Curve:
         high = max(float(x.max()), *([float(self.held_out.x.max())] if self.held_out is not None else []), to or 0.0)
         at = np.union1d(np.geomspace(float(x.min()), high, size), [float(x.max())])
         return self._forecast.bands(at, levels=LEVELS).fill_nan(None)
+
+
+def _shares_in_words(shares: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.005)
+
+
+def _count(origins: int) -> str:
+    return f"{origins} test{'' if origins == 1 else 's'}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,9 +269,11 @@ class Fits:
     def parameters(self) -> pl.DataFrame:
         """Parameters of each curve's chosen family in the table's units, with 95 % intervals.
 
-        `method` is `profile` (by profile likelihood, for parameters that can be held fixed one by one), `bootstrap`, or
-        `none`. `identified`: the profile closes on both sides; a scale such as A, which has no profile, is identified
-        if everything profiled is.
+        One row per method: `profile` (by profile likelihood, for parameters that can be held fixed one by one),
+        `resampled residuals`, `resampled cases`, `resampled seeds`, or `none`. `preferred`: the row to quote, see
+        `parameters_of`. `identified`: the profile closes on both sides; a scale such as A, which has no profile, is
+        identified if everything profiled is. `width_ratio`: of the wider to the narrower of the two intervals of a
+        parameter that has two; from 2 on they do not say the same.
         """
         frames = [self._keyed(curve, parameters_of(curve.fit)) for curve in self if curve.forecast is not None]
         return self._stacked(frames, _empty_parameters())
@@ -277,7 +325,7 @@ def fit(
     loss: str | Loss = AUTO,
     delta: float = DEFAULT_DELTA,
     draws: int = DEFAULT_DRAWS,
-    uncertainty: Kind = "residuals",
+    uncertainty: Kind | Literal["auto"] = AUTO_KIND,
     random_seed: int = 0,
 ) -> Fits:
     """Fit one scaling curve to each group of rows, and test it on the rows held out.
@@ -297,7 +345,8 @@ def fit(
             where some y are not above zero.
         delta: Of `huber_log`, in units of log y.
         draws: Resamples behind bands and intervals.
-        uncertainty: What is resampled: `residuals`, `cases` or `seeds`.
+        uncertainty: What is resampled: `residuals`, `cases` or `seeds`; `auto` is cases for a Huber loss with a delta,
+            where a few points are expected to be far off, and residuals otherwise.
         random_seed: Of the resamples.
 
     Raises:
@@ -305,6 +354,7 @@ def fit(
             told in its row.
     """
     by = (by,) if isinstance(by, str) else tuple(by)
+    require_table(table)
     require_columns(table, [x, y, *by, *([n] if n else []), *([seed] if seed else [])])
     if table.is_empty():
         raise AnalysisError("the table has no rows")
@@ -325,11 +375,12 @@ def fit(
             made = forecast(points, family, chosen, draws=draws, uncertainty=uncertainty, random_seed=random_seed)
         except AnalysisError as error:
             return Curve(key, label, points, held_out, None, str(error))
-        return Curve(key, label, points, held_out, made)
+        return Curve(key, label, points, held_out, made, doubt="" if n else percent_doubt(points.y, y))
 
     keys = {key_column(name): table.schema[name] for name in by}
     each = tuple(one(key, rows) for key, rows in groups(table, by))
-    return Fits(keys, x, y, each, loss_reason(chosen, n))
+    used = [curve.fit.loss for curve in each if curve.forecast is not None]
+    return Fits(keys, x, y, each, loss_reason(chosen, n, used))
 
 
 def groups(table: pl.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ...], Array]]:
@@ -384,35 +435,65 @@ def loss_in_words(loss: Loss) -> str:
     return "binomial deviance" if loss.shares else "squared errors of y"
 
 
-def loss_reason(asked: Loss | None, n: str | None) -> str:
-    """Why a loss is what it is, in words."""
+def loss_reason(asked: Loss | None, n: str | None, used: Iterable[Loss] = ()) -> str:
+    """Why a loss is what it is, in words; `used` are the losses of fits for which none was asked."""
     if asked is not None:
         return "as asked"
     if n:
         return f"y are shares of the examples counted in {n!r}"
-    return "no counts were named, so noise is a share of y, or even where some y are not above zero"
+    positive = {loss.positive for loss in used}
+    even = "some y are not above zero, so noise is taken to be equally large everywhere"
+    if positive == {True}:
+        return "noise is taken to be a share of y"
+    if positive == {False}:
+        return even
+    return f"noise is taken to be a share of y; where {even}" if positive else "nothing could be fitted"
 
 
 def parameters_of(fit: Fit) -> pl.DataFrame:
-    """Parameters of a fit in the table's units: family, parameter, estimate, low, high (95 %), method, identified."""
+    """Parameters of a fit in the table's units, with 95 % intervals: the columns of `Fits.parameters` but the keys.
+
+    Profiles are preferred for curves under squared errors and counts, where simulations find them at their nominal
+    coverage; resamples where a few points may be far off (a Huber loss with a delta, surfaces) or seeds are resampled:
+    a profile takes all points to be equally noisy, and is then far too narrow. Nothing is said of y that are all equal
+    but their value.
+    """
+    if flat(fit.points):
+        rows = [(fit.family.name, "y", float(fit.points.y[0]), None, None, "none", True, True, None)]
+        return pl.DataFrame(rows, schema=_empty_parameters().schema, orient="row")
     profiled = {profile.name: profile for profile in profiles(fit)}
-    bootstrapped = parameter_intervals(fit) if fit.draws is not None else {}
+    drawn = parameter_intervals(fit) if fit.draws is not None else {}
+    resampled = f"resampled {fit.resampled}" if fit.resampled else "resampled"
+    trust_draws = fit.family.n_variables > 1 or outliers_expected(fit) or fit.resampled == "seeds"
     all_told = bool(profiled) and all(profile.identified for profile in profiled.values())
     rows: list[tuple[Any, ...]] = []
     for name, estimate in fit.natural().items():
         profile = profiled.get(name)
         told = all_told if profile is None else profile.identified
+        ratio = None
+        if profile is not None and profile.identified and name in drawn:
+            widths = sorted((profile.high - profile.low, drawn[name][2] - drawn[name][1]))
+            ratio = widths[1] / widths[0] if widths[0] > 0 and np.isfinite(widths[1]) else None
         if profile is not None:
-            rows.append((fit.family.name, name, estimate, profile.low, profile.high, "profile", told))
-        if name in bootstrapped:
-            _, low, high = bootstrapped[name]
-            rows.append((fit.family.name, name, estimate, low, high, "bootstrap", told))
-        if profile is None and name not in bootstrapped:
-            rows.append((fit.family.name, name, estimate, None, None, "none", False))
+            preferred = not (trust_draws and name in drawn)
+            rows.append((fit.family.name, name, estimate, profile.low, profile.high, "profile", told, preferred, ratio))
+        if name in drawn:
+            _, low, high = drawn[name]
+            preferred = trust_draws or profile is None
+            rows.append((fit.family.name, name, estimate, low, high, resampled, told, preferred, ratio))
+        if profile is None and name not in drawn:
+            rows.append((fit.family.name, name, estimate, None, None, "none", False, True, None))
     return pl.DataFrame(rows, schema=_empty_parameters().schema, orient="row")
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
+
+
+def check_kind(uncertainty: str) -> None:
+    """Refuse a kind of resampling that there is not."""
+    if uncertainty not in (AUTO_KIND, *KINDS):
+        names = ", ".join((AUTO_KIND, *KINDS))
+        raise AnalysisError(f"uncertainty must be one of {names}, got {uncertainty!r}")
 
 
 def _check_options(
@@ -425,8 +506,7 @@ def _check_options(
         raise AnalysisError(f"a column is named twice in by: {', '.join(by)}")
     if draws < 20:
         raise AnalysisError(f"{draws} draws are too few for bands; take 400 or more")
-    if uncertainty not in KINDS:
-        raise AnalysisError(f"uncertainty must be one of {', '.join(KINDS)}, got {uncertainty!r}")
+    check_kind(uncertainty)
     if uncertainty == "seeds" and seed is None:
         raise AnalysisError("resampling seeds needs the column that tells repetitions apart; name it as seed")
     if holdout < 0:
@@ -488,4 +568,5 @@ def _empty_tests() -> pl.DataFrame:
 def _empty_parameters() -> pl.DataFrame:
     words, numbers = ("family", "parameter"), ("estimate", "low", "high")
     types: dict[str, Any] = dict.fromkeys(words, pl.String) | dict.fromkeys(numbers, pl.Float64)
-    return pl.DataFrame(schema=types | {"method": pl.String, "identified": pl.Boolean})
+    types |= {"method": pl.String, "identified": pl.Boolean, "preferred": pl.Boolean, "width_ratio": pl.Float64}
+    return pl.DataFrame(schema=types)

@@ -21,8 +21,34 @@ from analysis.scaling.solver import polish, solve
 Array = np.ndarray
 Kind = Literal["residuals", "cases", "seeds"]
 KINDS: tuple[Kind, ...] = ("residuals", "cases", "seeds")
+AUTO_KIND = "auto"
 DEFAULT_DRAWS = 400
 LEVELS = (0.5, 0.8, 0.95)
+SPARE_LEVELS = 3
+"""Different x beyond the number of parameters from which cases can be resampled without most draws being exact fits."""
+
+
+def kind_for(fit: Fit, asked: str = AUTO_KIND) -> Kind:
+    """What to resample: what was asked for, or what suits the fit.
+
+    Surfaces and Huber losses with a delta are for points of which a few are far off. Those few decide some parameters,
+    and new noise of equal size at every point knows nothing of that: there, cases. Residuals elsewhere, where points
+    are few, and binomial noise.
+
+    Raises:
+        AnalysisError: There is no such kind.
+    """
+    if asked != AUTO_KIND:
+        if asked not in KINDS:
+            raise AnalysisError(f"uncertainty must be {AUTO_KIND} or one of {', '.join(KINDS)}, got {asked!r}")
+        return next(kind for kind in KINDS if kind == asked)
+    heavy = fit.family.n_variables > 1 or outliers_expected(fit)
+    return "cases" if heavy and fit.points.n_levels >= fit.family.n_parameters + SPARE_LEVELS else "residuals"
+
+
+def outliers_expected(fit: Fit) -> bool:
+    """Whether the loss is the Huber one with a delta."""
+    return fit.loss.positive and bool(np.isfinite(fit.loss.delta))
 
 
 def resample(fit: Fit, kind: Kind = "residuals", *, draws: int = DEFAULT_DRAWS, random_seed: int = 0) -> Fit:
@@ -55,7 +81,7 @@ def resample(fit: Fit, kind: Kind = "residuals", *, draws: int = DEFAULT_DRAWS, 
     # Resamples are like the points: the optimum and the one best grid point are starts enough.
     family = replace(fit.family, n_polished=1)
     solution = solve(family, u, y, weights, fit.loss, bounds=bounds, starts=fit.parameters[None])
-    return replace(fit, draws=solution.parameters, degrees=degrees)
+    return replace(fit, draws=solution.parameters, degrees=degrees, resampled=kind)
 
 
 def _new_noise(fit: Fit, u: Array, w: Array, draws: int, rng: np.random.Generator) -> Array:

@@ -12,6 +12,8 @@ from analysis.extrapolation import (
     DERIVED,
     DIRECT,
     LEVELS,
+    LINE_BETTER,
+    MISFIT,
     MULTIPLES,
     NO_GAP,
     NO_SKILL,
@@ -20,11 +22,14 @@ from analysis.extrapolation import (
     REACH,
     SKILL_SCHEMA,
     TESTS_SCHEMA,
+    UNDEFINED,
     extrapolate,
+    with_status,
 )
 from analysis.lines import Values
 from analysis.results import load as load_results
 from analysis.scaling.choice import LAST, STRAIGHT, inner_test
+from analysis.trends import trends
 
 OPTIONS = analysis.Options(draws=200)
 SEEN_KEY = ["quantity", "method", "weak", "predictor", "strong", "shown", "x"]
@@ -177,7 +182,7 @@ def test_the_last_value_baseline_is_the_last_value(reference):
 @pytest.mark.parametrize("frame", ["predictions", "tests"])
 def test_bands_are_nested_and_hold_the_estimate(reference, frame):
     _, found = reference
-    rows = getattr(found, frame).filter(~pl.col("predictor").is_in([LAST, STRAIGHT]))
+    rows = getattr(found, frame).filter(~pl.col("predictor").is_in([LAST, STRAIGHT]), pl.col("y").is_not_null())
     assert rows.height > 0
     order = ["y_low_95", "y_low_80", "y_low_50", "y", "y_high_50", "y_high_80", "y_high_95"]
     assert np.all(np.diff(rows.select(order).to_numpy(), axis=1) >= -1e-12)
@@ -220,7 +225,10 @@ def test_skill_is_the_error_of_the_tests_and_decides_the_status(reference):
         status = found.predictions.filter(
             (pl.col("quantity") == row["quantity"]) & (pl.col("predictor") == row["predictor"])
         )["status"].unique()
-        assert status.to_list() == [BEYOND if row["rmse"] < row["rmse_last"] else NO_SKILL]
+        expected = BEYOND if row["rmse"] < row["rmse_linear"] else LINE_BETTER
+        expected = expected if row["rmse"] < row["rmse_last"] else NO_SKILL
+        assert set(status) - {MISFIT, UNDEFINED} <= {expected}
+        assert not set(status) & {BEYOND, LINE_BETTER, NO_SKILL} - {expected}
 
 
 def test_ahead_counts_rungs_from_the_largest_model_shown(reference):
@@ -360,3 +368,49 @@ def test_own_baselines_and_oracles_are_continued_by_themselves(store_writer, sma
     measured = estimates.pairs.filter((pl.col("method") == oracle) & (pl.col("weak") == "rung0"))
     weak = measured["weak_acc"][0]
     np.testing.assert_allclose(wide["pgr"], (wide["student"] - weak) / (wide["ceiling"] - weak))
+
+
+def test_predictions_start_where_the_line_within_the_data_ends(reference):
+    """At the fitted curve, or at the last point where none fits; PGR follows from both."""
+    estimates, found = reference
+    fitted = trends(estimates)
+    key = ["quantity", "method", "weak"]
+    first = found.predictions.filter(pl.col("reach") == 1, pl.col("quantity").is_in(["student", "ceiling"]))
+    ends = fitted.curves.sort("x").group_by(key).last().select(*key, "x", end="y")
+    joined = first.join(ends, on=key, how="left", nulls_equal=True)
+    drawn = joined.filter(pl.col("end").is_not_null())
+    assert drawn.height > 0
+    np.testing.assert_allclose(drawn["y"], drawn["end"], atol=1e-9)
+    measured = estimates.pairs.filter(pl.col("strong") == "rung5").select("weak", "student_acc")
+    without = joined.filter(pl.col("end").is_null(), pl.col("quantity") == "student").join(measured, on="weak")
+    np.testing.assert_allclose(without["y"], without["student_acc"], atol=1e-9)
+
+
+def test_what_continues_a_curve_that_does_not_fit_is_flagged(store_writer, small_world, tmp_path):
+    ceiling = (0.646, 0.82, 0.74, 0.90, 0.80, 0.959)
+    settings = {"rungs": 6, "seeds": 3, "n_test": 1200, "seed_sd": 0.01, "methods": ("naive",)}
+    world = small_world(**settings, ceiling=ceiling, pgr=lambda method, weak, strong: 0.5)
+    _, found = of_world(store_writer, tmp_path / "store", world)
+    derived = found.predictions.filter(pl.col("predictor") == DERIVED, pl.col("y").is_not_null())
+    assert set(derived.filter(pl.col("quantity") == "ceiling")["status"]) == {MISFIT}
+    pgr = derived.filter(pl.col("quantity") == "pgr")
+    assert pgr.height > 0
+    assert set(pgr["status"]) == {MISFIT}
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ((0.1, 0.2, 0.3), BEYOND),
+        ((0.2, 0.1, 0.3), NO_SKILL),
+        ((0.2, 0.3, 0.1), LINE_BETTER),
+        ((0.2, 0.3, None), BEYOND),
+    ],
+)
+def test_a_predictor_has_to_beat_both_baselines(errors, expected):
+    key = dict.fromkeys(("task", "form", "settings", "part"), "x") | {"quantity": "student", "method": "naive"}
+    names = ("rmse", "rmse_last", "rmse_linear")
+    skill = pl.DataFrame([key | {"predictor": DERIVED, "n": 2} | dict(zip(names, errors, strict=True))], SKILL_SCHEMA)
+    rows = [key | {"weak": "w", "predictor": DERIVED, "status": status} for status in (None, MISFIT, UNDEFINED)]
+    predictions = with_status(pl.DataFrame(rows, PREDICTIONS_SCHEMA), skill)
+    assert predictions["status"].to_list() == [expected, MISFIT, UNDEFINED]

@@ -1,3 +1,6 @@
+import re
+
+import numpy as np
 import polars as pl
 import pytest
 from matplotlib.axes import Axes
@@ -61,7 +64,8 @@ def test_pgr_over_pairs_has_the_three_statistics(results):
 
 
 def test_pgr_over_tasks_is_that_of_the_estimates(results):
-    assert_frame_equal(results.pgr(over="tasks"), results.estimates.tasks)
+    with pytest.raises(AnalysisError, match="there is only facts; over='pairs'"):
+        results.pgr(over="tasks")
     with pytest.raises(AnalysisError, match="leave task out"):
         results.pgr(task="facts", over="tasks")
 
@@ -85,6 +89,24 @@ def test_predictions_are_chosen_from_the_extrapolation(results):
     assert {"y_low_50", "y_high_95", "status"} <= set(chosen.columns)
     assert set(results.predict("ceiling")["quantity"]) == {"ceiling"}
     assert set(results.predict()["quantity"]) == {"pgr"}
+
+
+def test_a_prediction_at_some_compute_lies_between_those_at_the_steps_beside_it(results):
+    steps = results.predict("student", method="naive", weak="rung0").sort("x")
+    x, y = steps["x"].to_numpy(), steps["y"].to_numpy()
+    at = float(np.sqrt(x[3] * x[4]))
+    found = results.predict("student", at=[x[3], at], method="naive", weak="rung0")
+    assert found.columns == steps.columns
+    assert found["y"].to_list() == pytest.approx([y[3], (y[3] + y[4]) / 2])
+    assert found["reach"].to_list() == pytest.approx([x[3] / x[0], at / x[0]])
+    assert found["status"].to_list() == steps["status"].to_list()[:2]
+
+
+@pytest.mark.parametrize("share", [0.5, 20.0])
+def test_a_prediction_outside_the_steps_is_refused_with_their_range(results, share):
+    largest = results.predict("ceiling")["x"].min()
+    with pytest.raises(AnalysisError, match=re.escape(f"predictions of ceiling go from {largest:.4g}")):
+        results.predict("ceiling", at=share * largest)
 
 
 def test_a_prediction_of_what_was_not_continued_says_what_was(results):

@@ -72,7 +72,7 @@ def test_the_caption_gives_n_and_warns_of_few_seeds(writer, small_world):
     estimates, pairs, _, _ = frames(writer.root)
     caption = plots.interval_caption(pairs, estimates.options)
     assert "2 seeds on 400 test examples" in caption
-    assert "95% intervals of 100 joint resamples" in caption
+    assert "95 % intervals of 100 joint resamples" in caption
     assert "fewer than 5 seeds" in caption
 
 

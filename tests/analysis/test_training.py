@@ -5,7 +5,7 @@ import analysis
 from analysis import plots
 from analysis.results import load as load_results
 from analysis.stopping import Stop, stop_step, weak_labels
-from analysis.training import overfitting
+from analysis.training import overfitting, peak_may_precede
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def course_rows(**drops):
 def test_overfitting_is_told_in_points_with_both_choices_of_the_step():
     rows = course_rows(naive=((0.04, 0.01, 0.07), (0.035, 0.0, 0.06)), other=((0.0, 0.0, 0.0), None))
     (text,) = overfitting(rows)
-    assert "naive: 4.00 [1.00, 7.00] points lower at the end than at its best evaluation, at 25% of it" in text
+    assert "naive: 4.00 [1.00, 7.00] points lower at the end than at its best evaluation, at 25 % of it" in text
     assert "(3.50 [0.00, 6.00] if that is chosen by ground truth on validation)" in text
     assert "other: best at the last evaluation" in text
     assert "[oracle]" in text
@@ -165,3 +165,9 @@ def test_the_figure_has_levels_courses_and_marks(courses):
     low, high = top.get_ylim()
     shown = frame.filter(strong="rung1")
     assert low < min(shown["supervisor_acc"]) <= max(shown["ceiling_acc"]) < high
+
+
+@pytest.mark.parametrize(("best", "may"), [(0.25, True), (0.5, False), (1.0, False)])
+def test_a_best_first_evaluation_leaves_the_peak_open(best, may):
+    steps = [{"point": "step", "step_fraction": x} for x in (0.25, 0.5, 0.75, 1.0)]
+    assert peak_may_precede(pl.DataFrame([*steps, {"point": "best", "step_fraction": best}])) == may

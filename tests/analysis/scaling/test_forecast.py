@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import AnalysisError
-from analysis.scaling.choice import InnerTest, at_stake, candidates, inner_test, predictions, stack, straight_line
+from analysis.scaling.choice import (
+    InnerTest,
+    at_stake,
+    candidates,
+    inner_test,
+    predictions,
+    stack,
+    straight_line,
+    widening,
+)
 from analysis.scaling.families import CURVES
 from analysis.scaling.forecast import _choose, coverage, forecast, held_out, predicted_rows, rmsle_of
 from analysis.scaling.losses import Loss, LossName, default_loss
@@ -170,6 +179,42 @@ def test_weights_are_inverse_to_scores_and_sum_to_one():
     test = InnerTest(np.array([3]), {"last": np.array([[2.0]]), "linear": np.array([[1.0]])})
     # One target and one imagined: last scores 1, the line (1 + 4) / (2 * 4) = 5/8; weights as 1 : 8/5.
     assert stack(test, points, []) == pytest.approx({"last": 5 / 13, "linear": 8 / 13})
+
+
+def errors_of_two(shares: bool, floor: float) -> InnerTest:
+    """Two members with a weight of .9 and .1; at the first origin only the small one stands, and is off by 0.8."""
+    nan = np.nan
+    errors = {"power_floor": np.array([[nan, nan], [nan, floor]]), "last": np.array([[0.8, nan], [nan, floor]])}
+    return InnerTest(np.array([3, 4]), errors, shares)
+
+
+@pytest.mark.parametrize(
+    ("shares", "floor", "squared", "origins"),
+    [
+        # One origin at which half of the weight stood; .36 counts as three. Below it logarithms are averaged.
+        (False, 0.006, (0.36**3 * 0.006**2) ** (1 / 4), 1),
+        (False, 1.2, (3 * 0.36 + 1.44) / 4, 1),
+        (False, 0.0, (0.36**3 * 1e-6) ** (1 / 4), 1),
+        # Shares: every origin, squares.
+        (True, 0.006, (3 * 0.36 + 0.64 + 0.006**2) / 5, 2),
+    ],
+)
+def test_width_of_bands_by_hand(shares, floor, squared, origins):
+    found = widening(errors_of_two(shares, floor), {"power_floor": 0.9, "last": 0.1})
+    assert found.factor == pytest.approx(np.sqrt(squared))
+    assert found.origins == origins
+    if not shares:
+        assert found.seen == pytest.approx(floor)
+
+
+def test_bands_of_a_curve_that_was_always_predicted_well_are_narrow():
+    x = np.geomspace(1e17, 1e20, 12)
+    y = (1.7 + 2 * (x / 1e17) ** -0.35) * np.exp(0.003 * np.random.default_rng(0).standard_normal(12))
+    made = forecast(Points(x[:, None], y), draws=40)
+    band = made.bands([1e21]).row(0, named=True)
+    assert band["y_low_95"] < 1.7 + 2 * 1e4**-0.35 < band["y_high_95"]
+    assert band["y_high_95"] / band["y_low_95"] < 1.2
+    assert band["y_high_80"] < y[-1]  # it falls, and goes on to fall
 
 
 @pytest.mark.parametrize("make", [values, shares])

@@ -71,6 +71,16 @@ def test_refused_curves_are_counted_and_their_points_shown():
     assert render(plot_curves(fits))["png"][:4] == b"\x89PNG"
 
 
+def test_curves_whose_rows_are_no_points_are_named_in_the_caption():
+    bad = pl.DataFrame({"k": ["z"] * 3, "x": [-1.0, 0.0, 1.0], "y": [3.0, 2.0, 1.0]})
+    good = pl.DataFrame({"k": ["a"] * 6, "x": X, "y": X**-0.08})
+    fits = fit(pl.concat([good, bad]), x="x", y="y", by="k", family="power", draws=20)
+    assert [curve.points is None for curve in fits] == [False, True]
+    caption = words(plot_curves(fits))
+    assert "Not drawn, as the rows of 1 of 2 curves are not points: z." in caption
+    assert "could not be fitted" not in caption
+
+
 def test_the_same_fits_are_the_same_bytes_in_every_format():
     first, second = (render(plot_curves(curves(2, holdout_largest=1), to=1e23)) for _ in range(2))
     assert set(first) == {"png", "svg", "pdf"}

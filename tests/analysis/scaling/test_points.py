@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.scaling.points import Points, points_of, unit_doubt
+from analysis.scaling.points import Points, percent_doubt, points_of, unit_doubt
 
 GOOD = {"x": [10.0, 1.0, 100.0], "y": [0.5, 0.4, 0.6], "n": [100, 50, 200], "seed": ["a", "b", "a"]}
 
@@ -63,6 +63,33 @@ def test_many_bad_rows_are_counted():
     frame = pl.DataFrame({"x": [0.0] * 5, "y": [1.0] * 5})
     with pytest.raises(AnalysisError, match=r"row 1, 0\.0 in row 2, 0\.0 in row 3 and 2 more rows"):
         points_of(frame, ["x"], "y")
+
+
+def test_all_faults_of_a_table_are_told_at_once_by_kind():
+    frame = pl.DataFrame(
+        {"x": [1.0, None, float("nan"), 0.0, -1.0, -2.0], "y": [1.0, 1.0, float("inf"), 1.0, None, 1.0]}
+    )
+    with pytest.raises(AnalysisError) as caught:
+        points_of(frame, ["x"], "y")
+    told = str(caught.value)
+    assert "column 'x' has None in row 2, nan in row 3 (1 empty, 1 NaN)" in told
+    assert "column 'y' has inf in row 3, None in row 5 (1 infinite, 1 empty)" in told
+    assert "column 'x' has 0.0 in row 4, -1.0 in row 5, -2.0 in row 6 (1 zero, 2 negative): x is on a log" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "doubted"),
+    [
+        ("accuracy", [60.0, 65.0, 70.0], True),
+        ("test_acc", [2.0, 100.0], True),
+        ("win %", [40.0, 60.0], True),
+        ("accuracy", [0.6, 0.7], False),
+        ("accuracy", [60.0, 101.0], False),
+        ("loss", [3.0, 2.0], False),
+    ],
+)
+def test_shares_that_look_like_percent_are_doubted(name, y, doubted):
+    assert bool(percent_doubt(np.array(y), name)) == doubted
 
 
 def test_missing_columns_and_empty_tables():

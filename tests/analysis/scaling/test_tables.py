@@ -30,7 +30,7 @@ def power_law(x, a=50.0, alpha=0.08):
     return a * np.asarray(x) ** -alpha
 
 
-def only(fits: Fits, parameter: str, method: str = "bootstrap") -> dict:
+def only(fits: Fits, parameter: str, method: str = "resampled residuals") -> dict:
     rows = fits.parameters.filter((pl.col("parameter") == parameter) & (pl.col("method") == method))
     assert rows.height == 1
     return rows.row(0, named=True)
@@ -269,11 +269,87 @@ def test_a_noise_free_surface_comes_back_with_its_best_split():
 
 def test_intervals_of_a_noisy_surface_and_its_split_hold_the_truth():
     surfaces = fit2(chinchilla(0.003), x=("N", "D"), y="loss", loss="squared", draws=100)
-    for row in surfaces.parameters.filter(pl.col("method") == "bootstrap").iter_rows(named=True):
+    for row in surfaces.parameters.filter(pl.col("method") == "resampled cases").iter_rows(named=True):
         assert row["low"] < TRUTH[row["parameter"]] < row["high"], row
     row = surfaces.optimal(1e21).row(0, named=True)
     assert row["exponent_low"] < 0.37 / 0.72 < row["exponent_high"]
     assert row["params_low"] < row["params"] < row["params_high"]
+
+
+def test_intervals_of_surfaces_are_of_cases_and_disagreement_with_profiles_is_told():
+    frame = chinchilla(0.003)
+    # A few points far off, all at small D: profiles take the noise to be the same everywhere.
+    off = pl.when(pl.col("D") == pl.col("D").min()).then(pl.col("loss") * 1.15).otherwise(pl.col("loss"))
+    surfaces = fit2(frame.with_columns(loss=off), x=("N", "D"), y="loss", draws=200)
+    rows = surfaces.parameters
+    quoted = rows.filter("preferred")
+    assert quoted["parameter"].to_list() == ["E", "A", "B", "alpha", "beta"]
+    assert quoted["method"].unique().to_list() == ["resampled cases"]
+    beta = rows.filter(pl.col("parameter") == "beta")
+    widths = dict(zip(beta["method"], beta["high"] - beta["low"], strict=True))
+    ratio = max(widths.values()) / min(widths.values())
+    assert beta["width_ratio"].to_list() == pytest.approx([ratio] * 2)
+    asked = fit2(frame, x=("N", "D"), y="loss", draws=20, uncertainty="residuals").parameters
+    assert set(asked.filter("preferred")["method"]) == {"resampled residuals"}
+
+
+def test_what_is_resampled_by_default_follows_the_loss():
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.01, 24))
+    x = np.tile(X, 3)
+    for loss, method in (("huber_log", "resampled cases"), ("auto", "profile")):
+        rows = fit(table(power_law(x) * noise, x), x="x", y="y", family="power", loss=loss, draws=DRAWS).parameters
+        assert rows.filter(pl.col("preferred") & (pl.col("parameter") == "alpha"))["method"].to_list() == [method]
+    # Three different x for two parameters: cases would be exact fits.
+    few = fit(table(power_law(X[:3]), X[:3]), x="x", y="y", family="power", loss="huber_log", draws=DRAWS).parameters
+    assert "resampled cases" not in few["method"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("y", "asked", "reason"),
+    [
+        ([3.0, 2.0, 1.5], "auto", "noise is taken to be a share of y"),
+        ([3.0, 2.0, -1.0], "auto", "some y are not above zero, so noise is taken to be equally large everywhere"),
+        ([3.0, 2.0, 1.5], "squared", "as asked"),
+    ],
+)
+def test_why_a_loss_was_taken_says_what_applies_and_no_more(y, asked, reason):
+    family = "linear" if min(y) < 0 else "power"
+    assert fit(table(y, X[:3]), x="x", y="y", family=family, loss=asked, draws=DRAWS).loss_reason == reason
+
+
+def test_equal_values_are_a_value_and_no_curve():
+    counts = {"n": [400] * 8}
+    for n, told in ((None, False), ("n", True)):
+        fits = fit(table([0.8] * 8, **counts), x="x", y="y", n=n, draws=DRAWS)
+        assert fits[0].flat
+        row = fits.parameters.row(0, named=True)
+        assert (fits.parameters.height, row["parameter"], row["estimate"]) == (1, "y", 0.8)
+        band = fits.predict(1e22).row(0, named=True)
+        assert band["y"] == pytest.approx(0.8)
+        assert (band["y_low_95"] is not None) == told
+    assert band["y_low_95"] < 0.79 < 0.81 < band["y_high_95"]
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("losses.csv", r"got str; read it first, pl\.read_csv\('losses\.csv'\)"),
+        ({"x": [1.0], "y": [1.0]}, r"got dict; make one first: pl\.DataFrame"),
+        (pl.LazyFrame({"x": [1.0], "y": [1.0]}), r"collect it first"),
+    ],
+    ids=["path", "dict", "lazy"],
+)
+def test_other_tables_are_refused_with_how_to_make_one(given, hint):
+    with pytest.raises(AnalysisError, match=hint):
+        fit(given, x="x", y="y")
+    with pytest.raises(AnalysisError, match=hint):
+        fit2(given, x=("x", "z"), y="y")
+
+
+def test_a_pandas_frame_is_told_by_where_its_type_comes_from():
+    frame = type("DataFrame", (), {"__module__": "pandas.core.frame"})()
+    with pytest.raises(AnalysisError, match=r"pl\.from_pandas\(table\)"):
+        fit(frame, x="x", y="y")
 
 
 def test_surfaces_by_group_refuse_the_bad_one_alone():

@@ -64,7 +64,7 @@ def test_flat_points_and_missing_bends_and_few_points_are_diagnosed():
     flat = fit_points(points(np.full(10, 2.0)), CURVES["power_floor"])
     assert (flat.status, flat.diagnosis) == (
         FitStatus.AT_BOUND,
-        "flat: all y are equal, so no exponent, floor or break can be told",
+        "flat: all y are 2, so no exponent, floor or break can be told, nor how noisy y is",
     )
     straight = fit_points(points(1 + 0.5 * np.log10(X)), CURVES["power_floor"], SQUARED)
     assert straight.status is FitStatus.AT_BOUND
