@@ -1,6 +1,7 @@
 """`w2s fit` and `w2s fit2` as they are typed: answers, files, refusals and exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ def run(capsys, *words: str) -> tuple[object, str, str]:
     return code, out.out, out.err
 
 
+FIT2 = ("fit2", "no.csv", "--n-col", "N", "--d-col", "D", "--loss-col", "L")
 FIT = ("fit", "losses.csv", "--x", "flops", "--y", "loss", "--by", "size", "--family", "power", "--draws", "40")
 
 
@@ -61,7 +63,8 @@ def test_files_are_written_and_written_again(losses, capsys):
     assert curves["size"].to_list() == ["l", "s"]
     assert curves["n_tested"].to_list() == [1, 1]
     parameters = pl.read_parquet(losses / "out" / "parameters.parquet")
-    assert parameters.columns == ["size", "family", "parameter", "estimate", "low", "high", "method", "identified"]
+    told = ["method", "identified", "preferred", "width_ratio"]
+    assert parameters.columns == ["size", "family", "parameter", "estimate", "low", "high", *told]
     about = json.loads((losses / "out" / "fit.json").read_text())
     assert about["asked"]["holdout_largest"] == 1
 
@@ -86,12 +89,12 @@ def test_no_curve_goes_unmentioned_however_many_there_are(losses, capsys, monkey
     code, out, _ = run(capsys, "fit", "many.csv", *words)
     assert code == 1
     assert "  14: power, 7 points, tested on 3: RMSLE" in out
-    assert "  16: refused, 1 point; all points are at one x (1e+18)" in out
+    assert "  16: refused, 1 point; one point (x = 1e+18); a curve needs" in out
     pl.concat([pl.DataFrame({"k": [k], "x": [1e18], "y": [2.0]}) for k in range(14)]).write_csv("none.csv")
     code, _, err = run(capsys, "fit", "none.csv", *words)
     assert code == 2
     assert "none of 14 curves could be fitted" in err
-    assert "k=13: all points are at one x" in err
+    assert "k=13: one point (x = 1e+18)" in err
 
 
 def test_some_refused_curves_are_told_and_exit_with_1(losses, capsys):
@@ -101,6 +104,48 @@ def test_some_refused_curves_are_told_and_exit_with_1(losses, capsys):
     assert code == 1
     assert "size=x\n  refused: column 'flops' has 'abc' in row 16" in out
     assert "size=l\n  7 points" in out
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_read(losses, capsys):
+    (losses / "theirs").mkdir()
+    (losses / "theirs" / "thesis.tex").write_text("")
+    for words in (("fit", "no.csv", "--x", "x", "--y", "y"), FIT2):
+        code, _, err = run(capsys, *words, "--out", "theirs")
+        assert code == 2
+        assert "is not replaced" in err
+    assert [p.name for p in (losses / "theirs").iterdir()] == ["thesis.tex"]
+
+
+def test_a_mixture_is_called_one_and_what_bands_are_made_of_is_told(losses, capsys):
+    y = 1.7 + 2 * (X / X[0]) ** -0.3 * np.exp(0.002 * np.random.default_rng(0).standard_normal(7))
+    pl.DataFrame({"flops": X, "loss": y}).write_csv("floor.csv")
+    words = ("fit", "floor.csv", "--x", "flops", "--y", "loss", "--draws", "20")
+    code, out, _ = run(capsys, *words, "--predict", "1e22")
+    assert code == 0
+    assert "the curve is a mixture" in out
+    assert re.search(r"within the points \w+ \d+ %, \w+ \d+ %", out)
+    within = next(line for line in out.splitlines() if "within the points" in line)
+    assert "last value" not in within
+    assert "bands beyond the points: the fit's own at the largest x" in out
+    code, out, _ = run(capsys, *words, "--family", "bnsl1", "--predict", "1e20")
+    assert "mixture" not in out
+    assert "bands beyond" not in out  # nothing lies beyond
+
+
+def test_what_cannot_be_told_is_one_line_and_flat_values_have_no_parameters(losses, capsys):
+    x = np.geomspace(1e18, 1e21, 14)
+    y = 1.7 + 2 * (x / x[0]) ** -0.3 * np.exp(0.002 * np.random.default_rng(0).standard_normal(14))
+    pl.DataFrame({"flops": x, "loss": y}).write_csv("long.csv")
+    words = ("--x", "flops", "--y", "loss", "--draws", "20")
+    _, out, _ = run(capsys, "fit", "long.csv", *words, "--family", "bnsl2")
+    assert out.count("not identified") == 1
+    assert re.search(r"not identified by these points: (\w+, ){3,}\w+; do not quote them", out)
+    pl.DataFrame({"flops": X, "loss": [2.5] * 7}).write_csv("flat.csv")
+    code, out, _ = run(capsys, "fit", "flat.csv", *words, "--predict", "1e22")
+    assert code == 0
+    assert "flat: all y are 2.5" in out
+    assert "alpha" not in out
+    assert "at 1e+22: 2.5  95 % (no interval)" in out
 
 
 @pytest.mark.parametrize(
