@@ -61,6 +61,7 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n`: a file stays in one process, with its fixtures, and all that start Ray take turns in one.
 
