@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,13 +62,19 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n`: a file stays in one process, with its fixtures, and all that start Ray take turns in one.
-
-    These come first: they take longest, and nothing could run beside the last of them.
-    """
+    """Those on Ray first: they take longest, and in `make test` nothing could run beside the last of them."""
     items.sort(key=lambda item: item.path.parent.name != "end_to_end")
-    for item in items:
-        group = "ray" if item.path.parent.name == "end_to_end" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `pytest -n`: a file stays in one process, with its fixtures, and all that start Ray take turns in one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if "end_to_end/" in file else file
+
+    return ByFile(config, log)
