@@ -15,7 +15,7 @@ studies: $(VENV)/.run  ## every study of the paper on the offline ladder: a repo
 	@for spec in examples/studies/[0-9]*.yaml; do echo "$$spec"; $(BIN)/w2s run $$spec || exit $$?; done
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .
