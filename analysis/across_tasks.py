@@ -164,7 +164,7 @@ class _JointDraws:
         self._noise = seed_noise(n_draws, len(seeds), random_seed)
         self._position = {seed: index for index, seed in enumerate(seeds)}
         # A task's example draws in an order of its own are independent of the others', and still the same draws.
-        self._order = {s.task: _order(s.test, n_draws, random_seed) for s in sections}
+        self._order = {s.task: draw_order(s.test, n_draws, random_seed) for s in sections}
         self._level = sections[0].drawn.level
 
     def of(self, of_tasks: Chosen) -> tuple[Draws, list[int]]:
@@ -206,7 +206,7 @@ class _JointDraws:
         return gap, draws.interval(lambda a: pgr(means(a))[..., None], every, level=self._level)
 
 
-def _order(test: SharedTest, n_draws: int, random_seed: int) -> np.ndarray:
+def draw_order(test: SharedTest, n_draws: int, random_seed: int) -> np.ndarray:
     """An order of draws that is the same for the same test examples, and another for others."""
     digest = hashlib.sha256("\n".join(test.example_ids).encode()).digest()
     return np.random.default_rng([random_seed, _ORDER, int.from_bytes(digest[:8], "little")]).permutation(n_draws)

@@ -1,26 +1,19 @@
 """One self-contained HTML page about a sweep, with its figures and tables as files beside it."""
 
-import base64
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import fsspec
-import jinja2
 import polars as pl
-from markupsafe import Markup, escape
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from analysis import plots
-from analysis.errors import AnalysisError
 from analysis.estimates import OWN, Estimates, Options, Section, estimate, methods_in_order
-from analysis.export import table_bytes, write
+from analysis.export import table_bytes
 from analysis.extrapolation import DERIVED, Extrapolation, extrapolate
 from analysis.outlook import outlook
+from analysis.page import MARKER, Column, Figure, html_table, page_template, render_figure, write_page
 from analysis.results import Results, load
 from analysis.summary import completeness, findings, over_tasks, section_title, shrunk_runs, summary, warnings
 from analysis.training import overfitting, training
@@ -35,47 +28,6 @@ SHOWN_REACHES = (2.0, 5.0, 10.0)
 """Multiples of the largest measured compute in the table of predictions."""
 SHOWN_LINES = 12
 """Sentences of a section above its figures; the others fold away."""
-MARKER = "w2s-report"
-"""In every page's head; only a folder whose index.html has it is ever replaced."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A rendered figure and what its readers without eyes get."""
-
-    name: str
-    alt: str
-    width: float
-    """Inches."""
-    png: bytes = field(repr=False)
-    svg: bytes = field(repr=False)
-    pdf: bytes | None = field(repr=False, default=None)
-    """None in reports of many tasks: fonts make it the slowest of the three."""
-
-    @property
-    def source(self) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
-
-    def files(self, folder: str) -> dict[str, bytes]:
-        """Path and content of each format."""
-        return {f"{folder}/{self.name}.{kind}": getattr(self, kind) for kind in self.kinds}
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return ("png", "svg", "pdf") if self.pdf is not None else ("png", "svg")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of an HTML table."""
-
-    title: str
-    name: str
-    kind: str
-    """`text`, `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
-    there is one)."""
-    explained: str = ""
-    """Shown when the heading is pointed at."""
 
 
 def write_report(
@@ -111,15 +63,7 @@ def write_report(
     results = load(storage, sweep)
     spec_text = spec_text or _stored_spec(storage, sweep)
     files = report_files(results, command=command, spec_text=spec_text, options=options, every_figure=every_figure)
-    fs, path = fsspec.core.url_to_fs(os.fspath(out))
-    try:
-        if isinstance(fs, fsspec.get_filesystem_class("file")):
-            return _replace_folder(Path(path), files)
-        for name, raw in sorted(files.items(), key=lambda item: item[0] == "index.html"):
-            write(fs, f"{path.rstrip('/')}/{name}", raw)
-    except OSError as error:
-        raise AnalysisError(f"the report cannot be written to {out}: {error.strerror or error}") from None
-    return f"{os.fspath(out).rstrip('/')}/index.html"
+    return str(write_page(out, files))
 
 
 def report_files(
@@ -175,20 +119,20 @@ def report_files(
     }
     for name, frame in tables.items():
         files |= {f"tables/{name}{ending}": table_bytes(frame, ending) for ending in (".csv", ".parquet")}
-    page = _template().render(
+    page = page_template("report.html").render(
         marker=MARKER,
         title=f"Weak-to-strong sweep {results.sweep}" if results.sweep else "Weak-to-strong sweeps",
         storage=results.storage,
-        completeness=completeness(results),
+        about=completeness(results),
         sections=sections,
         contents=_contents(sections, bool(several_tasks), results),
         task_figures=several_tasks,
         task_lines=over_tasks(estimates),
-        tasks=_table(_over_pairs(estimates.tasks), _TASK_COLUMNS),
+        tasks=html_table(_over_pairs(estimates.tasks), _TASK_COLUMNS),
         shown_lines=SHOWN_LINES,
         every_figure=every_figure,
         warnings=warnings(results),
-        missing=_table(results.missing, _MISSING_COLUMNS),
+        missing=html_table(results.missing, _MISSING_COLUMNS),
         shrunk=shrunk_runs(results),
         versions=results.versions,
         command=command,
@@ -285,7 +229,7 @@ def section_figures(
     }
     kinds_of_files = plots.KINDS if only is None else ("png", "svg")
     return [
-        _figure(name, alt, draw(), kinds_of_files)
+        render_figure(name, alt, draw(), kinds_of_files)
         for name, (has_data, alt, draw) in kinds.items()
         if has_data and (only is None or name in only)
     ]
@@ -325,7 +269,7 @@ def task_figures(estimates: Estimates) -> list[Figure]:
         own = {name: frames for name, frames in panels.items() if method in set(frames[0]["method"])}
         caption = intervals + plots.label_of_oracles([method])
         alt = f"Accuracy against strong compute by task, {method}"
-        figures.append(_figure(f"tasks-{number + 1}", alt, plots.plot_tasks(own, method, caption)))
+        figures.append(render_figure(f"tasks-{number + 1}", alt, plots.plot_tasks(own, method, caption)))
     return figures + _median_figures(estimates, shown)
 
 
@@ -348,12 +292,8 @@ def _median_figures(estimates: Estimates, methods: Sequence[str]) -> list[Figure
         caption += f" Settings: {settings or 'the only ones of each task'}, part {part}." if several else ""
         name = f"tasks-pgr-{len(figures) + 1}" if several else "tasks-pgr"
         alt = "Median over tasks of PGR against strong compute"
-        figures.append(_figure(name, alt, plots.plot_tasks_pgr(rows, ladder, caption)))
+        figures.append(render_figure(name, alt, plots.plot_tasks_pgr(rows, ladder, caption)))
     return figures
-
-
-def _figure(name: str, alt: str, figure: MatplotlibFigure, kinds: Collection[str] = plots.KINDS) -> Figure:
-    return Figure(name, alt, width=figure.get_figwidth(), **plots.render(figure, kinds))
 
 
 def _shown_caption(pairs: pl.DataFrame, methods: Sequence[str]) -> str:
@@ -528,71 +468,29 @@ def _section_context(
         "findings": findings(estimates, section),
         "figures": figures,
         "folder": folder,
-        "ladder": _table(estimates.of(section, estimates.ladder), _LADDER_COLUMNS),
-        "methods": _table(
+        "ladder": html_table(estimates.of(section, estimates.ladder), _LADDER_COLUMNS),
+        "methods": html_table(
             estimates.of(section, estimates.methods).with_columns(
                 pl.col("statistic").replace(_STATISTICS), pl.col("baseline").replace({OWN: "the grid's own"})
             ),
             _METHOD_COLUMNS,
         ),
-        "pairs": _table(pairs, _PAIR_COLUMNS),
-        "agreement": _table(pairs, _AGREEMENT_COLUMNS),
+        "pairs": html_table(pairs, _PAIR_COLUMNS),
+        "agreement": html_table(pairs, _AGREEMENT_COLUMNS),
         "n_test": max(pairs["n_test"], default=0),
-        "slopes": _table(
+        "slopes": html_table(
             estimates.of(section, estimates.agreement_slopes).with_columns(pl.col("weak").fill_null("all together")),
             _SLOPE_COLUMNS,
         ),
-        "skill": _table(estimates.of(section, beyond.skill), _SKILL_COLUMNS),
-        "ahead": _table(
+        "skill": html_table(estimates.of(section, beyond.skill), _SKILL_COLUMNS),
+        "ahead": html_table(
             estimates.of(section, beyond.predictions).filter(pl.col("reach").round(6).is_in(SHOWN_REACHES)),
             _AHEAD_COLUMNS,
         ),
-        "fits": _table(fits, _FIT_COLUMNS),
+        "fits": html_table(fits, _FIT_COLUMNS),
         "n_refused": refused.height,
         "not_continued": estimates.of(section, beyond.refused).filter(pl.col("quantity") == "pgr").height,
     }
-
-
-def _table(frame: pl.DataFrame, columns: Sequence[Column]) -> dict[str, Any]:
-    """Headings, and the rows as HTML: thousands of cells take a template ten times as long."""
-    rows = ("".join(_cell(row, column) for column in columns) for row in frame.iter_rows(named=True))
-    return {"columns": columns, "body": Markup("\n".join(f"<tr>{cells}</tr>" for cells in rows))}
-
-
-def _cell(row: Mapping[str, Any], column: Column) -> str:
-    """A cell with its number, its interval under it, and the value to sort by."""
-    value = row[column.name]
-    more = ""
-    if value is None:
-        text = "no gap" if column.name == "pgr" else "\u2013"
-    elif column.kind == "count":
-        text = f"{value:,}"
-    elif column.kind == "big":
-        mantissa, exponent = f"{value:.1e}".split("e")
-        text, more = f"{mantissa}\u00d710", f"<sup>{int(exponent)}</sup>"
-    elif column.kind == "step":
-        text = f"{value:,.0f}"
-    elif column.kind == "share":
-        text = f"{round(value, 3) + 0.0:.3f}"  # never "-0.000"
-        low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")
-        if low is not None and high is not None:
-            more = f"<small>[{round(low, 3) + 0.0:.3f}, {round(high, 3) + 0.0:.3f}]</small>"
-    else:
-        text = str(escape(value))
-    # Text is sorted as shown, other kinds by their whole value.
-    key = "" if value is None else text if column.kind == "text" else f"{value:.6g}"
-    return f'<td class="{column.kind}" data-sort="{key}">{text}{more}</td>'
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html")
 
 
 def _slug(text: str) -> str:
@@ -607,40 +505,3 @@ def _stored_spec(storage: str, sweep: str | None) -> str | None:
         return fs.cat_file(f"{root.rstrip('/')}/sweeps/{sweep}/spec.yaml").decode(errors="replace")
     except OSError:
         return None
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _replace_folder(out: Path, files: Mapping[str, bytes]) -> str:
-    """Write beside `out`, then swap, so that `out` is at no time half a report."""
-    _refuse_foreign(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        fresh.chmod(0o755)  # mkdtemp makes it private
-        for name, raw in files.items():
-            path = fresh / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(raw)
-        old = fresh.with_name(fresh.name + "-old")
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return str(out / "index.html")
-
-
-def _refuse_foreign(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise AnalysisError(f"{out} is a file; give a folder for the report")
-    index = out / "index.html"
-    ours = index.is_file() and MARKER in index.read_text(errors="replace")[:2000]
-    if any(out.iterdir()) and not ours:
-        raise AnalysisError(
-            f"{out} holds files that are not a report of ours, so it is not replaced; give another folder"
-        )

@@ -1,13 +1,14 @@
 """What the results say, in plain sentences, each number with its interval and n. For terminal and report alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from analysis.estimates import BOUNDS, ORACLE_MARK, OWN, Estimates, Section, methods_in_order
+from analysis.estimates import ORACLE_MARK, OWN, Estimates, Section, methods_in_order
 from analysis.frames import TASKS_KEY
 from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
+from analysis.wording import counted, estimated, in_points, listed, over_all, signed
 
 _PROBLEMS_SHOWN = 20
 _METHODS_IN_A_LINE = 3
@@ -56,7 +57,7 @@ def missing_by_kind(results: Results) -> list[str]:
     for role in ROLES:
         states = results.missing.select(f"{role}_id", f"{role}_state").unique()
         counts = states.filter(pl.col(f"{role}_state") != "done").group_by(f"{role}_state").len().sort(f"{role}_state")
-        texts += [f"{_count(n, role)} {state}" for state, n in counts.iter_rows()]
+        texts += [f"{counted(n, role)} {state}" for state, n in counts.iter_rows()]
     return texts
 
 
@@ -92,7 +93,7 @@ def over_tasks(estimates: Estimates) -> list[str]:
         methods = methods_in_order(rows["method"])
         lines += [_over_tasks(method, rows) for method in methods[:_METHODS_OVER_TASKS]]
         if len(methods) > _METHODS_OVER_TASKS:
-            lines.append(f"{_count(len(methods) - _METHODS_OVER_TASKS, 'more method')} in the table of tasks.")
+            lines.append(f"{counted(len(methods) - _METHODS_OVER_TASKS, 'more method')} in the table of tasks.")
     return lines
 
 
@@ -103,10 +104,10 @@ def warnings(results: Results) -> list[str]:
         lines.append(f"... and {len(results.problems) - _PROBLEMS_SHOWN} more problems of this kind.")
     shrunk = shrunk_runs(results)
     if shrunk:
-        listed = ", ".join(shrunk[:5]) + (", ..." if len(shrunk) > 5 else "")
+        some = ", ".join(shrunk[:5]) + (", ..." if len(shrunk) > 5 else "")
         lines.append(
-            f"{_count(len(shrunk), 'run')} ran out of memory and had to be done with a smaller micro-batch, so their"
-            f" low bits may differ from those of a machine with more memory: {listed}."
+            f"{counted(len(shrunk), 'run')} ran out of memory and had to be done with a smaller micro-batch, so their"
+            f" low bits may differ from those of a machine with more memory: {some}."
         )
     return lines + truncations(results)
 
@@ -119,7 +120,7 @@ def truncations(results: Results) -> list[str]:
         cut = rows.filter(pl.col("truncated") > 0)["truncated"].sort().to_list()
         if not cut:
             continue
-        texts = f"{cut[0]:,} to {cut[-1]:,} texts" if cut[0] < cut[-1] else _count(cut[0], "text")
+        texts = f"{cut[0]:,} to {cut[-1]:,} texts" if cut[0] < cut[-1] else counted(cut[0], "text")
         limit = "max_length" if length is None else f"max_length ({length} tokens)"
         in_each = "in the only run" if rows.height == 1 else f"in each of {len(cut)} of {rows.height} runs"
         lines.append(f"Task {task}: texts longer than {limit} were cut, {texts} {in_each}.")
@@ -153,9 +154,9 @@ def _base(pairs: pl.DataFrame, estimates: Estimates, section: Section) -> str:
     if fewest != 2 and section in estimates.cut:
         few += " Intervals that reached beyond the range of what they measure are cut at its end."
     parts = (
-        _count(pairs.select("weak", "strong").n_unique(), "weak/strong combination"),
-        _count(pairs["method"].n_unique(), "method"),
-        _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds",
+        counted(pairs.select("weak", "strong").n_unique(), "weak/strong combination"),
+        counted(pairs["method"].n_unique(), "method"),
+        counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds",
     )
     return (
         f"{' x '.join(parts)}, scored on {n_tests:,} test examples; square brackets hold"
@@ -168,19 +169,19 @@ def _ground_truth(ladder: pl.DataFrame, rises: Sequence[dict]) -> list[str]:
     rows = ladder.filter(pl.col("ceiling_acc").is_not_null()).sort("rung").to_dicts()
     if len(rows) < 2:
         return []
-    first, last = rows[0], rows[-1]
-    ends = f"from {_value(first, 'ceiling_acc')} ({first['model']}) to {_value(last, 'ceiling_acc')} ({last['model']})"
+    low, high = (f"{estimated(row, 'ceiling_acc')} ({row['model']})" for row in (rows[0], rows[-1]))
+    ends = f"from {low} to {high}"
     steps = [row for row in rises if row["neighbours"]]
     overall = next((row for row in rises if not row["neighbours"]), steps[0])
     text = "Ground-truth accuracy (the ceiling) "
     if len(steps) > 1 and all(_sign(row) > 0 for row in steps):
         return [f"{text}rises at each of the {len(steps)} steps between {len(rows)} rungs, {ends}."]
     verb = {1: "rises", -1: "falls", 0: "cannot be told apart between the smallest and the largest rung: it goes"}
-    text += f"{verb[_sign(overall)]} {ends}, a difference of {_signed(overall, 'rise')}."
+    text += f"{verb[_sign(overall)]} {ends}, a difference of {signed(overall, 'rise')}."
     if len(steps) > 1:
         names = {sign: [f"{r['smaller']} to {r['larger']}" for r in steps if _sign(r) == sign] for sign in (0, -1)}
-        text += f" From rung to rung it cannot be told apart from {_listed(names[0])}." if names[0] else ""
-        text += f" It falls from {_listed(names[-1])}." if names[-1] else ""
+        text += f" From rung to rung it cannot be told apart from {listed(names[0])}." if names[0] else ""
+        text += f" It falls from {listed(names[-1])}." if names[-1] else ""
     return [text]
 
 
@@ -196,7 +197,7 @@ def _majority(ladder: pl.DataFrame) -> list[str]:
         of_role = ladder.filter(pl.col(f"{role}_acc").is_not_null()).sort("rung")
         models = of_role.filter(pl.col(f"{role}_above_majority_low") <= 0)["model"].to_list()
         if models:
-            which = f"the {role if len(models) == 1 else words} {_listed(models)}"
+            which = f"the {role if len(models) == 1 else words} {listed(models)}"
             if len(models) == of_role.height > 1:
                 which = f"both {words}" if len(models) == 2 else f"all {len(models)} {words}"
             parts.append(which)
@@ -213,15 +214,17 @@ def _one_class(pairs: pl.DataFrame, ladder: pl.DataFrame) -> list[str]:
     parts = []
     for role in ("supervisor", "ceiling"):
         rows = ladder.filter(pl.col(f"{role}s_one_class") > 0).sort("rung")
-        parts += [f"{_count(n, role)} ({model})" for model, n in rows.select("model", f"{role}s_one_class").iter_rows()]
+        parts += [
+            f"{counted(n, role)} ({model})" for model, n in rows.select("model", f"{role}s_one_class").iter_rows()
+        ]
     for method in methods_in_order(pairs["method"]):
         rows = pairs.filter(pl.col("method") == method)
         n = int(rows["students_one_class"].sum())
         if n:
-            parts.append(f"{n} of {_count(int(rows['n_seeds'].sum()), 'student')} ({method})")
+            parts.append(f"{n} of {counted(int(rows['n_seeds'].sum()), 'student')} ({method})")
     if not parts:
         return []
-    return [f"Predict one class only, whatever the example: {_listed(parts)}. Agreement says nothing of them."]
+    return [f"Predict one class only, whatever the example: {listed(parts)}. Agreement says nothing of them."]
 
 
 def _method(method: str, methods: pl.DataFrame) -> list[str]:
@@ -231,15 +234,15 @@ def _method(method: str, methods: pl.DataFrame) -> list[str]:
     if "mean" not in by:
         return []  # see _no_gap
     mean, median = by["mean"], by["median"]
-    text = f"{method}: mean PGR {_value(mean, 'pgr')} over {_count(mean['n_pairs'], 'pair')} with a gap"
-    text += f", median {_value(median, 'pgr')}"
+    text = f"{method}: mean PGR {estimated(mean, 'pgr')} over {counted(mean['n_pairs'], 'pair')} with a gap"
+    text += f", median {estimated(median, 'pgr')}"
     if none:
         text += f" ({none} left out as no gap)"
-    over = _over_all(of_means["n_pairs"], "pair")
+    over = over_all(of_means["n_pairs"], "pair")
     if of_means["pgr"] is None:
         text += f". The mean gap {over} cannot be told from zero, so mean accuracies have no PGR."
     else:
-        text += f"; PGR of mean accuracies {over} {_value(of_means, 'pgr')}."
+        text += f"; PGR of mean accuracies {over} {estimated(of_means, 'pgr')}."
     if mean["pgr_low"] > 0:
         text += " Students recover a share of the gap that is clearly above zero."
     elif mean["pgr_high"] < 0:
@@ -256,21 +259,21 @@ def _over_tasks(method: str, rows: pl.DataFrame) -> str:
     if "median" in by:
         median = by["median"]
         left_out = [
-            f"{_count(median[key], noun)}"
+            f"{counted(median[key], noun)}"
             for key, noun in (("n_no_gap", "task"), ("n_pairs_no_gap", "pair"))
             if median[key]
         ]
         text = (
-            f"{method}: median PGR {_value(median, 'pgr')} over {_count(median['n_tasks'], 'task')}, each the mean of"
+            f"{method}: median PGR {estimated(median, 'pgr')} over {counted(median['n_tasks'], 'task')}, each the mean"
+            f" of its pairs with a gap ({counted(median['n_pairs'], 'pair')} in all"
         )
-        text += f" its pairs with a gap ({_count(median['n_pairs'], 'pair')} in all"
         text += f"; {' and '.join(left_out)} left out as no gap)" if left_out else ")"
     else:
         text = f"{method}: no pair of any task has a gap that can be told from zero"
-    over = f"over all {_count(of_means['n_pairs'], 'pair')} of {_count(n, 'task')}"
+    over = f"over all {counted(of_means['n_pairs'], 'pair')} of {counted(n, 'task')}"
     if of_means["pgr"] is None:
         return f"{text}. The mean gap {over} cannot be told from zero, so mean accuracies have no PGR."
-    return f"{text}; PGR of mean accuracies {over} {_value(of_means, 'pgr')}."
+    return f"{text}; PGR of mean accuracies {over} {estimated(of_means, 'pgr')}."
 
 
 def _no_gap(methods: pl.DataFrame) -> list[str]:
@@ -293,12 +296,12 @@ def _difference(method: str, differences: pl.DataFrame) -> list[str]:
     overall = rows.filter(pl.col("size_gap").is_null()).row(0, named=True)
     reference = overall["reference"]
     n_with_gap, n_all = overall["n_pairs"], overall["n_pairs"] + overall["n_no_gap"]
-    accuracy = f"accuracy {_points(overall, 'accuracy_difference')} points {_over_all(n_all, 'pair')}"
+    accuracy = f"accuracy {in_points(overall, 'accuracy_difference')} points {over_all(n_all, 'pair')}"
     if overall["pgr_difference"] is None:
         return [f"{method} minus {reference}: {accuracy}."]
     text = (
-        f"{method} minus {reference}: mean PGR {_signed(overall, 'pgr_difference')} over"
-        f" {_count(n_with_gap, 'pair')} with a gap ({_verdict(overall)}{_signs(overall)}), {accuracy}."
+        f"{method} minus {reference}: mean PGR {signed(overall, 'pgr_difference')} over"
+        f" {counted(n_with_gap, 'pair')} with a gap ({_verdict(overall)}{_signs(overall)}), {accuracy}."
     )
     return [text]
 
@@ -323,7 +326,7 @@ def _of_gap(method: str, differences: pl.DataFrame) -> list[str]:
     )
     if len(by_gap) < 2:
         return []
-    parts = [f"{row['size_gap']}: {_signed(row, 'pgr_difference')} (n={row['n_pairs']})" for row in by_gap]
+    parts = [f"{row['size_gap']}: {signed(row, 'pgr_difference')} (n={row['n_pairs']})" for row in by_gap]
     reference = rows["reference"][0]
     return [f"By rungs between weak and strong, {method} minus {reference} in PGR is " + "; ".join(parts) + "."]
 
@@ -344,8 +347,8 @@ def _agreement(pairs: pl.DataFrame) -> list[str]:
             continue
         lines.append(
             f"Agreement of {row['strong']} with its supervisor {row['weak']} ({method}):"
-            f" {_value(row, 'agreement_when_weak_right')} where the supervisor is right,"
-            f" {_value(row, 'agreement_when_weak_wrong')} where it is wrong."
+            f" {estimated(row, 'agreement_when_weak_right')} where the supervisor is right,"
+            f" {estimated(row, 'agreement_when_weak_wrong')} where it is wrong."
         )
     return lines
 
@@ -373,7 +376,7 @@ def _slope_of_each(slopes: pl.DataFrame) -> str:
     rows = {row["method"]: row for row in slopes.to_dicts() if row["slope"] is not None}
     shown = methods_in_order(rows)[:_METHODS_IN_A_LINE]
     more = f" (and {len(rows) - len(shown)} more methods in the table)" if len(rows) > len(shown) else ""
-    return "; ".join(f"{method} {_signed(rows[method], 'slope')}" for method in shown) + more
+    return "; ".join(f"{method} {signed(rows[method], 'slope')}" for method in shown) + more
 
 
 def _oracle(methods: pl.DataFrame) -> list[str]:
@@ -391,39 +394,11 @@ def _baselines(methods: pl.DataFrame, differences: pl.DataFrame) -> list[str]:
     rows = methods.filter(pl.col("baseline") != OWN).select("method", "baseline").unique().sort("method")
     if rows.is_empty():
         return []
-    listed = "; ".join(f"{method} (baseline {baseline})" for method, baseline in rows.iter_rows())
-    text = f"Measured against a supervisor or ceiling of their own: {listed}."
+    whose = "; ".join(f"{method} (baseline {baseline})" for method, baseline in rows.iter_rows())
+    text = f"Measured against a supervisor or ceiling of their own: {whose}."
     if set(differences["method"]) & set(rows["method"]):
         text += (
             " Their differences from the reference pair equal weak model, strong model and seeds, each PGR with its own"
             " supervisor and ceiling; a pair counts only where both have a gap."
         )
     return [text]
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _over_all(n: int, noun: str) -> str:
-    return f"over the only {noun}" if n == 1 else f"over all {n} {noun}s"
-
-
-def _listed(names: Iterable[str]) -> str:
-    """a, b and c."""
-    names = list(names)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _value(row: dict, name: str) -> str:
-    # Adding zero keeps "-0.000" away.
-    value, low, high = (round(row[f"{name}{bound}"], 3) + 0.0 for bound in BOUNDS)
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _signed(row: dict, name: str) -> str:
-    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
-
-
-def _points(row: dict, name: str) -> str:
-    return f"{100 * row[name]:+.2f} [{100 * row[f'{name}_low']:+.2f}, {100 * row[f'{name}_high']:+.2f}]"

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from analysis import metrics
-from analysis.across_tasks import TaskSection, _order
+from analysis.across_tasks import TaskSection, draw_order
 from analysis.errors import AnalysisError
 from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD, Estimates, Options, compare, estimate
 from analysis.frames import BOUNDS, SHARE, SHARE_DIFFERENCE, bounds
@@ -276,7 +276,7 @@ class _Joint:
         # One task keeps the order of its draws, so that numbers are those of `Estimates`.
         several = len(sections) > 1
         self._order = [
-            _order(section.test, options.draws, options.random_seed) if several else np.arange(options.draws)
+            draw_order(section.test, options.draws, options.random_seed) if several else np.arange(options.draws)
             for section in sections
         ]
 

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-import jinja2
 import polars as pl
-from markupsafe import Markup
-from matplotlib.figure import Figure as MatplotlibFigure
 
-from analysis.errors import AnalysisError
 from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD, Options
-from analysis.export import table_bytes, write
+from analysis.export import table_bytes
 from analysis.intervals import FEW_SEEDS
-from analysis.report import MARKER, Column, Figure, _figure, _replace_folder, _table, _template
+from analysis.page import MARKER, Column, Figure, html_table, page_template, render_figure, write_page
 from analysis.tuning import figures
 from analysis.tuning.candidates import BEST_SHOWN, best_candidates, chain_values, chains, two_to_show
 from analysis.tuning.fresh import Fresh
@@ -57,15 +52,7 @@ def write_tuning_report(
         AnalysisError: No such storage or search, or `out` cannot be written.
     """
     files = report_files(load(storage, tune_id, options=options), command=command, spec_text=spec_text)
-    fs, path = fsspec.core.url_to_fs(os.fspath(out))
-    try:
-        if isinstance(fs, fsspec.get_filesystem_class("file")):
-            return Path(_replace_folder(Path(path), files))
-        for name, raw in sorted(files.items(), key=lambda item: item[0] == "index.html"):
-            write(fs, f"{path.rstrip('/')}/{name}", raw)
-    except OSError as error:
-        raise AnalysisError(f"the report cannot be written to {out}: {error.strerror or error}") from None
-    return f"{os.fspath(out).rstrip('/')}/index.html"
+    return write_page(out, files)
 
 
 def report_files(search: Tuning, *, command: str | None = None, spec_text: str | None = None) -> dict[str, bytes]:
@@ -77,9 +64,9 @@ def report_files(search: Tuning, *, command: str | None = None, spec_text: str |
     best = None
     if ended:
         alt = "Best value so far, by candidate and by FLOPs"
-        best = _drawn("best", alt, figures.plot_best(files.studies, caption))
+        best = render_figure("best", alt, figures.plot_best(files.studies, caption))
     importances = figures.plot_importances(files.studies, _importances_caption(files.studies))
-    importances = importances and _drawn("importances", "Importance of parameters", importances)
+    importances = importances and render_figure("importances", "Importance of parameters", importances)
     fresh_figures = _fresh_figures(fresh)
     studies = [_study_context(study, files, fresh) for study in files.studies]
     every = [best, importances, *fresh_figures, *(figure for study in studies for figure in study["figures"])]
@@ -99,17 +86,14 @@ def report_files(search: Tuning, *, command: str | None = None, spec_text: str |
     }
     for name, frame in tables.items():
         written |= {f"tables/{name}{ending}": table_bytes(frame, ending) for ending in (".csv", ".parquet")}
-    style, script, template = _page()
-    page = template.render(
+    page = page_template("tuning.html").render(
         marker=MARKER,
-        style=style,
-        script=script,
         shown_lines=_SHOWN_LINES,
         title=f"Search {summary.get('name') or files.tune_id}: {summary.get('method') or 'a method'} tuned",
         tune_id=files.tune_id,
         storage=files.storage,
         about=about(files) + same_winner(files),
-        problems=problems(files, fresh),
+        warnings=problems(files, fresh),
         contents=[
             ("fresh", "Tuned against default on fresh instances"),
             ("search", "How the search went"),
@@ -120,15 +104,15 @@ def report_files(search: Tuning, *, command: str | None = None, spec_text: str |
         ],
         fresh_lines=fresh_lines(files, fresh),
         fresh_figures=fresh_figures,
-        fresh_methods=_table(_each_once(_named(fresh.methods)), _METHOD_COLUMNS),
-        fresh_differences=_table(_named(_telling(fresh.differences)), _DIFFERENCE_COLUMNS),
-        fresh_pairs=_table(_yes_or_no(fresh.pairs, "searched"), _PAIR_COLUMNS),
-        fresh_search=_table(_yes_or_no(fresh.search, "same_pairs"), _SEARCH_COLUMNS),
+        fresh_methods=html_table(_each_once(_named(fresh.methods)), _METHOD_COLUMNS),
+        fresh_differences=html_table(_named(_telling(fresh.differences)), _DIFFERENCE_COLUMNS),
+        fresh_pairs=html_table(_yes_or_no(fresh.pairs, "searched"), _PAIR_COLUMNS),
+        fresh_search=html_table(_yes_or_no(fresh.search, "same_pairs"), _SEARCH_COLUMNS),
         best_figure=best,
         importances_figure=importances,
         studies=studies,
-        space=_table(_space_frame(files.parameters), _SPACE_COLUMNS),
-        instances=_table(_instances_frame(files), _INSTANCE_COLUMNS),
+        space=html_table(_space_frame(files.parameters), _SPACE_COLUMNS),
+        instances=html_table(_instances_frame(files), _INSTANCE_COLUMNS),
         n_instances=len(summary.get("instances") or ()),
         options=search.options,
         command=command or summary.get("command"),
@@ -139,22 +123,6 @@ def report_files(search: Tuning, *, command: str | None = None, spec_text: str |
     written["index.html"] = page.encode()
     written["summary.txt"] = ("\n".join(all_lines(files, fresh)) + "\n").encode()
     return written
-
-
-def _page() -> tuple[Markup, Markup, jinja2.Template]:
-    """Style, script and macros are those of a sweep's report, so that both pages stay alike."""
-    environment = _template().environment
-    assert environment.loader is not None
-    report, page = (environment.loader.get_source(environment, f"{name}.html")[0] for name in ("report", "tuning"))
-    macros, _, html = report.partition("<!doctype html>")
-    style, script = (re.search(f"<{tag}>.*?</{tag}>", html, re.DOTALL) for tag in ("style", "script"))
-    assert style is not None
-    assert script is not None
-    return Markup(style.group()), Markup(script.group()), environment.from_string(macros + page)
-
-
-def _drawn(name: str, alt: str, figure: MatplotlibFigure) -> Figure:
-    return _figure(name, alt, figure)
 
 
 def _importances_caption(studies: Sequence[StudyFiles]) -> str:
@@ -171,13 +139,13 @@ def _fresh_figures(fresh: Fresh) -> list[Figure]:
         return []
     caption = _fresh_caption(fresh)
     found = [
-        _drawn(
+        render_figure(
             "fresh", "PGR of tuned and default, and their difference in accuracy", figures.plot_fresh(fresh, caption)
         )
     ]
     if figures.compared_pairs(fresh):
         alt = "Difference in accuracy at each pair"
-        found.append(_drawn("fresh-pairs", alt, figures.plot_fresh_pairs(fresh, caption)))
+        found.append(render_figure("fresh-pairs", alt, figures.plot_fresh_pairs(fresh, caption)))
     return found
 
 
@@ -233,9 +201,9 @@ def _study_context(study: StudyFiles, files: TuningFiles, fresh: Fresh) -> dict[
         "title": f"Objective {study.objective}, by {study.metric}" + f" {ORACLE_MARK}" * study.oracle,
         "lines": study_lines(study, files),
         "figures": _study_figures(study, files.parameters, fresh, caption),
-        "best": _table(_with_fresh(best, study, fresh), _best_columns(study, files.parameters)),
+        "best": html_table(_with_fresh(best, study, fresh), _best_columns(study, files.parameters)),
         "best_caption": _best_caption(study, best),
-        "chains": _table(chains(study, files.parameters), _CHAIN_COLUMNS),
+        "chains": html_table(chains(study, files.parameters), _CHAIN_COLUMNS),
         "location": study.location,
     }
 
@@ -303,10 +271,10 @@ def _study_figures(study: StudyFiles, parameters: tuple[Parameter, ...], fresh: 
         alt = "Value against finetuning FLOPs, with the Pareto front"
         words = caption + " Steps: the best value for these FLOPs or fewer. Numbers: candidates."
         words += f" Right: their accuracy on fresh instances. {_fresh_caption(fresh)}" * (not fresh.is_empty)
-        found.append(_drawn(f"{of}-front", f"{alt}, objective {of}", figures.plot_front(study, words, fresh)))
+        found.append(render_figure(f"{of}-front", f"{alt}, objective {of}", figures.plot_front(study, words, fresh)))
     if parameters:
         alt = f"Value against each parameter, objective {of}"
-        found.append(_drawn(f"{of}-slices", alt, figures.plot_slices(study, parameters, caption)))
+        found.append(render_figure(f"{of}-slices", alt, figures.plot_slices(study, parameters, caption)))
     two = two_to_show(study, parameters)
     if two is not None:
         alt = f"Value over {two[0].name} and {two[1].name}, objective {of}"
@@ -316,7 +284,7 @@ def _study_figures(study: StudyFiles, parameters: tuple[Parameter, ...], fresh: 
         words = f"Complete candidates; parameters: {which}. The other parameters differ from point to point."
         if figures.is_surface(study, *two):
             words += " Between points the surface is interpolated, and says no more than they do."
-        found.append(_drawn(f"{of}-contour", alt, figures.plot_contour(study, *two, words)))
+        found.append(render_figure(f"{of}-contour", alt, figures.plot_contour(study, *two, words)))
     for parameter in parameters:
         table = chains(study, (parameter,))
         if table.height:
@@ -324,7 +292,7 @@ def _study_figures(study: StudyFiles, parameters: tuple[Parameter, ...], fresh: 
             words = "Means and standard deviations over complete candidates, which differ in other parameters too."
             values = chain_values(study, parameter)
             name = f"{of}-{re.sub('[^a-z0-9]+', '-', parameter.name.lower())}"
-            found.append(_drawn(name, alt, figures.plot_chains(study, table, values, words)))
+            found.append(render_figure(name, alt, figures.plot_chains(study, table, values, words)))
     return found
 
 

@@ -7,10 +7,10 @@ import polars as pl
 
 from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD
 from analysis.intervals import FEW_SEEDS
-from analysis.summary import _count, _listed, _over_all, _points, _signed, _value
 from analysis.tuning.candidates import best_candidates, chains, most_important
 from analysis.tuning.fresh import Contender, Fresh
 from analysis.tuning.reading import StudyFiles, TuningFiles, params_of, settings_in_words
+from analysis.wording import counted, estimated, in_points, listed, over_all, signed
 
 _IMPORTANT_SHOWN = 3
 _WORDS = {
@@ -42,17 +42,17 @@ def about(files: TuningFiles) -> list[str]:
     pairs, tasks, seeds = (
         len({tuple(i[key] for key in keys) for i in instances}) for keys in (("weak", "strong"), ("task",), ("seed",))
     )
-    parts = f"{_count(pairs, 'pair')} x {_count(tasks, 'task')} x {_count(seeds, 'seed')}"
+    parts = f"{counted(pairs, 'pair')} x {counted(tasks, 'task')} x {counted(seeds, 'seed')}"
     if pairs * tasks * seeds != len(instances):
-        parts = f"of {_count(pairs, 'pair')}, {_count(tasks, 'task')}, {_count(seeds, 'seed')}"
+        parts = f"of {counted(pairs, 'pair')}, {counted(tasks, 'task')}, {counted(seeds, 'seed')}"
     budget = ", ".join(f"{key} {value:,g}" for key, value in (summary.get("budget") or {}).items() if value is not None)
     how = f"sampler {summary.get('sampler', 'unknown')}, pruner {summary.get('pruner', 'unknown')}"
     if summary.get("concurrent"):
-        how += f", {_count(summary['concurrent'], 'candidate')} at once"
+        how += f", {counted(summary['concurrent'], 'candidate')} at once"
     return [
-        f"Method {summary.get('method', 'unknown')}, {_count(len(files.parameters), 'parameter')} searched"
+        f"Method {summary.get('method', 'unknown')}, {counted(len(files.parameters), 'parameter')} searched"
         f" ({', '.join(p.name for p in files.parameters) or 'none'}); {how}; budget: {budget or 'none given'}.",
-        f"Candidates are judged on {_count(len(instances), 'instance')} ({parts}), on validation; test is"
+        f"Candidates are judged on {counted(len(instances), 'instance')} ({parts}), on validation; test is"
         " not looked at.",
     ]
 
@@ -78,7 +78,7 @@ def _base(study: StudyFiles) -> str:
     told = ", ".join(f"{n} {words}" for n, words in counts if n) or "none yet"
     text = f"{_title(study)}: {study.metric}"
     text += f" ({study.meaning})" if study.meaning else ""
-    text += f"; {_count(study.trials.height, 'candidate')}"
+    text += f"; {counted(study.trials.height, 'candidate')}"
     text += f": {told}." if study.trials.height else " yet."
     return text + (f" It ended: {study.ended.rstrip('.')}." if study.ended else "")
 
@@ -102,7 +102,7 @@ def _cost(study: StudyFiles) -> list[str]:
     text = f"Spent: {', '.join(parts)}." if parts else ""
     shared = [f"{n} {kind.replace('_', ' ')}" for kind, n in study.shared_runs.items() if n]
     if shared and study.candidate_runs is not None:
-        text += f" Its {_count(study.candidate_runs, 'candidate run')} share {_listed(shared)}, trained once."
+        text += f" Its {counted(study.candidate_runs, 'candidate run')} share {listed(shared)}, trained once."
     return [text.strip()] if text else []
 
 
@@ -133,7 +133,7 @@ def _best(study: StudyFiles, files: TuningFiles) -> list[str]:
     text += f", default {default['value']:.4g} (candidate {study.default})"
     row = best_candidates(study, files.parameters, 1).row(0, named=True)
     if row["n_common"]:
-        text += f"; above the default on {row['n_better']} of {_count(row['n_common'], 'common instance')}"
+        text += f"; above the default on {row['n_better']} of {counted(row['n_common'], 'common instance')}"
     return [
         f"{text}. Values of a search have no interval, because the winner was chosen for its value; fresh instances"
         " tell its worth."
@@ -217,8 +217,8 @@ def _fresh_base(files: TuningFiles, fresh: Fresh) -> str:
     elif fresh.n_seeds < FEW_SEEDS:
         few = f" With fewer than {FEW_SEEDS} seeds intervals are wide and rough."
     return (
-        f"Fresh instances: {_count(n_pairs, 'pair')} x {_count(len(seeds) or fresh.n_seeds, 'seed')}"
-        f" ({_listed([str(seed) for seed in seeds]) if seeds else 'not named'}), scored on {fresh.n_test:,} test"
+        f"Fresh instances: {counted(n_pairs, 'pair')} x {counted(len(seeds) or fresh.n_seeds, 'seed')}"
+        f" ({listed([str(seed) for seed in seeds]) if seeds else 'not named'}), scored on {fresh.n_test:,} test"
         f" examples; square brackets hold {fresh.options.level * 100:g} % intervals from {fresh.options.draws:,} joint"
         f" resamples.{few}"
     )
@@ -230,18 +230,18 @@ def _contender(name: str, fresh: Fresh) -> list[str]:
         for row in fresh.methods.filter((pl.col("contender") == name) & pl.col("task").is_null()).iter_rows(named=True)
     }
     reference, matched = rows["reference"], rows.get("matched")
-    text = f"{name}: accuracy {_value(reference, 'accuracy')} {_over_all(reference['n_pairs'], 'pair')}"
+    text = f"{name}: accuracy {estimated(reference, 'accuracy')} {over_all(reference['n_pairs'], 'pair')}"
     if reference["pgr"] is None:
         return [f"{text}; the mean gap cannot be told from zero, so there is no PGR."]
-    text += f", PGR of mean accuracies {_value(reference, 'pgr')} against the reference ceiling"
+    text += f", PGR of mean accuracies {estimated(reference, 'pgr')} against the reference ceiling"
     if matched is None:
         return [f"{text}; its matched ceiling is not trained yet."]
     if matched["method"] == reference["method"]:
         return [text + (", which is also the matched one." if name.startswith("tuned") else ".")]
     if matched["pgr"] is None:
         return [f"{text}; against the matched one, finetuned as it is, the mean gap cannot be told from zero."]
-    where = "" if matched["n_pairs"] == reference["n_pairs"] else f" (over {_count(matched['n_pairs'], 'pair')})"
-    return [f"{text}, {_value(matched, 'pgr')} against the matched one, finetuned as it is{where}."]
+    where = "" if matched["n_pairs"] == reference["n_pairs"] else f" (over {counted(matched['n_pairs'], 'pair')})"
+    return [f"{text}, {estimated(matched, 'pgr')} against the matched one, finetuned as it is{where}."]
 
 
 def _verdict(row: Mapping[str, Any], name: str) -> str:
@@ -276,11 +276,11 @@ def _gains(fresh: Fresh) -> list[str]:
             lines.append(f"{contender.name} is the default configuration, so they do not differ.")
             continue
         text = (
-            f"{contender.name} minus default, paired: accuracy {_points(row, 'accuracy_difference')} points"
+            f"{contender.name} minus default, paired: accuracy {in_points(row, 'accuracy_difference')} points"
             f" {_over(row, fresh)} ({_verdict(row, 'accuracy_difference')})"
         )
         if row["pgr_difference"] is not None:
-            text += f", PGR of mean accuracies {_signed(row, 'pgr_difference')} against the reference ceiling"
+            text += f", PGR of mean accuracies {signed(row, 'pgr_difference')} against the reference ceiling"
         lines.append(f"{text}.")
     return lines + _minus_naive(fresh)
 
@@ -290,7 +290,7 @@ def _minus_naive(fresh: Fresh) -> list[str]:
     for contender in _told(fresh):
         row = _row(fresh, "all", contender.name, REFERENCE_METHOD)
         if row is not None:
-            parts.append(f"{contender.name} {_points(row, 'accuracy_difference')} points {_over(row, fresh)}")
+            parts.append(f"{contender.name} {in_points(row, 'accuracy_difference')} points {_over(row, fresh)}")
     return (
         [f"Minus {REFERENCE_METHOD} finetuning on the same weak labels, accuracy: {'; '.join(parts)}."] if parts else []
     )
@@ -301,7 +301,7 @@ def _over(row: Mapping[str, Any], fresh: Fresh) -> str:
     sides = (pl.col("contender").is_in([row["contender"], row["reference"]])) & (pl.col("ceiling") == "reference")
     most = max(fresh.methods.filter(sides & pl.col("task").is_null())["n_pairs"])
     n = row["n_pairs"]
-    return _over_all(n, "pair") if n == most else f"over the {_count(n, 'pair')} of {most} that both have"
+    return over_all(n, "pair") if n == most else f"over the {counted(n, 'pair')} of {most} that both have"
 
 
 def _is_default(contender: Contender, fresh: Fresh) -> bool:
@@ -318,7 +318,7 @@ def _transfer(fresh: Fresh) -> list[str]:
             continue
         own = fresh.pairs.filter((pl.col("contender") == contender.name) & (pl.col("reference") == "default"))
         largest = own.filter(pl.col("largest"))
-        names = _listed(sorted(set(largest["strong"])))
+        names = listed(sorted(set(largest["strong"])))
         used = set(largest["searched"])
         whose = {
             (True,): "which the search used, at other seeds",
@@ -331,15 +331,15 @@ def _transfer(fresh: Fresh) -> list[str]:
             "not told apart": "no difference there that can be told from zero",
         }[_verdict(row, "accuracy_difference")]
         lines.append(
-            f"At the largest student ({names}; {_count(row['n_pairs'], 'pair')}, {whose}), {contender.name} minus"
-            f" default is {_points(row, 'accuracy_difference')} points of accuracy: {says}."
+            f"At the largest student ({names}; {counted(row['n_pairs'], 'pair')}, {whose}), {contender.name} minus"
+            f" default is {in_points(row, 'accuracy_difference')} points of accuracy: {says}."
         )
         seen, unseen = (_row(fresh, group, contender.name) for group in ("searched", "not searched"))
         if seen and unseen:
             lines.append(
-                f"At the {_count(seen['n_pairs'], 'pair')} of the search the difference is"
-                f" {_points(seen, 'accuracy_difference')} points, at the {_count(unseen['n_pairs'], 'pair')} that it"
-                f" did not use {_points(unseen, 'accuracy_difference')}."
+                f"At the {counted(seen['n_pairs'], 'pair')} of the search the difference is"
+                f" {in_points(seen, 'accuracy_difference')} points, at the {counted(unseen['n_pairs'], 'pair')} that it"
+                f" did not use {in_points(unseen, 'accuracy_difference')}."
             )
     return lines
 
@@ -365,7 +365,7 @@ def _oracle_minus_weak(fresh: Fresh) -> list[str]:
         "not told apart": "no help that can be told from zero",
     }[verdict]
     return [
-        f"{oracle.name} minus {weak.name}: accuracy {_points(row, 'accuracy_difference')} points"
+        f"{oracle.name} minus {weak.name}: accuracy {in_points(row, 'accuracy_difference')} points"
         f" {_over(row, fresh)}: {says}."
     ]
 
@@ -378,7 +378,7 @@ def _winners_curse(study: StudyFiles, fresh: Fresh) -> list[str]:
     if row["search_tuned"] is None:
         return []
     metric = _WORDS.get(study.metric, study.metric)
-    best_of = _count(row["n_candidates"], "candidate")
+    best_of = counted(row["n_candidates"], "candidate")
     text = f"Winner's curse, {row['contender']}: the best of {best_of} tends to look better than it is."
     if row["fresh_tuned"] is None:
         note = f" ({row['note'].rstrip('.')})" if row["note"] else ""
@@ -387,19 +387,21 @@ def _winners_curse(study: StudyFiles, fresh: Fresh) -> list[str]:
         ]
     where = "the same pairs at fresh seeds" if row["same_pairs"] else "the fresh pairs"
     text += (
-        f" Its {metric} is {row['search_tuned']:.3f} on validation in the search, {_value(row, 'fresh_tuned')} on test"
-        f" with {where}"
+        f" Its {metric} is {row['search_tuned']:.3f} on validation in the search, {estimated(row, 'fresh_tuned')} on"
+        f" test with {where}"
     )
     if row["search_gain"] is not None and row["fresh_gain"] is not None:
         text += (
-            f"; its gain over the default {row['search_gain']:+.3f} in the search, {_signed(row, 'fresh_gain')} there"
+            f"; its gain over the default {row['search_gain']:+.3f} in the search, {signed(row, 'fresh_gain')} there"
         )
     return [f"{text}."]
 
 
 def caption_of_search(studies: Sequence[StudyFiles], instances: int) -> str:
     """What stands behind the values of a search."""
-    text = f"Values are means over {_count(instances, 'instance')} on validation, as the search saw them; no intervals."
+    text = (
+        f"Values are means over {counted(instances, 'instance')} on validation, as the search saw them; no intervals."
+    )
     if any(study.of_state("pruned").height for study in studies):
         text += " Crosses: stopped early, the value of what they had been given until then."
     if any(study.oracle for study in studies):

@@ -6,7 +6,8 @@ import pytest
 
 import analysis
 from analysis import plots
-from analysis.report import Column, _table, report_files
+from analysis.page import Column, html_table
+from analysis.report import report_files
 from analysis.results import load as load_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -211,7 +212,7 @@ def test_cells_carry_what_they_are_sorted_by():
     frame = pl.DataFrame({"a": ['<b>"x"', None], "n": [1234, 5], "s": [0.12345, None]})
     frame = frame.with_columns(s_low=pl.Series([0.1, None]), s_high=pl.Series([0.2, None]))
     columns = (Column("A", "a", "text"), Column("N", "n", "count"), Column("S", "s", "share"))
-    first, second = str(_table(frame, columns)["body"]).splitlines()
+    first, second = str(html_table(frame, columns)["body"]).splitlines()
     assert '<td class="text" data-sort="&lt;b&gt;&#34;x&#34;">&lt;b&gt;&#34;x&#34;</td>' in first
     assert '<td class="count" data-sort="1234">1,234</td>' in first
     assert '<td class="share" data-sort="0.12345">0.123<small>[0.100, 0.200]</small></td>' in first
