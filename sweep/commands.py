@@ -194,7 +194,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
             file=sys.stderr,
         )
     if plan.pairs:
-        write_manifest(store, session.spec, plan, session.file)
+        write_manifest(store, session.spec, plan, session.text)
     for run_id in wanted:
         if standings[run_id].set_aside:
             print(f"{plan.runs[run_id].label}: {standings[run_id].reason}; running it again", file=sys.stderr)
@@ -279,6 +279,11 @@ def status(args: argparse.Namespace) -> int:
     console.print(f"sweep [bold]{session.sweep_id}[/bold] in {session.store.root}")
     console.print(_counts_table(plan, standings))
     _name_damaged(plan, standings)
+    if session.spec.tune is not None:
+        from sweep.tuning.command import status_lines  # brings optuna
+
+        for line in status_lines(args.spec, args.storage):
+            console.print(line)
     work = {i: run.work for i, run in plan.runs.items()}
     done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
     console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
@@ -296,6 +301,13 @@ def report(args: argparse.Namespace) -> int:
     if Path(args.source).is_file():
         session = Session.open(args.source, args.storage)
         store, sweep = session.store, session.sweep_id
+        if session.spec.tune is not None:
+            from sweep.tuning.command import report_again  # brings optuna
+
+            if page := report_again(args.source, args.storage):
+                print(f"report of the search: {page}")
+                if not store.fs.exists(store.path("sweeps", sweep, "manifest.parquet")):
+                    return 0
         if not store.fs.exists(store.path("sweeps", sweep, "manifest.parquet")):
             raise SpecError(
                 f"{args.source}: nothing was run of this sweep in {store.root}; w2s run {args.source} starts it"

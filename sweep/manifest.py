@@ -1,7 +1,6 @@
 """What a sweep leaves beside its runs: the list of its pairs, and the spec it came from."""
 
 import io
-from pathlib import Path
 
 import polars as pl
 
@@ -33,14 +32,14 @@ def sweep_id(spec: Sweep, plan: Plan) -> str:
     return f"{spec.name}-{plan.sweep_hash[:8]}"
 
 
-def write_manifest(store: Store, spec: Sweep, plan: Plan, spec_file: Path) -> str:
-    """Write `sweeps/<id>/manifest.parquet` and a copy of the spec; returns the id."""
+def write_manifest(store: Store, spec: Sweep, plan: Plan, spec_text: bytes) -> str:
+    """Write `sweeps/<id>/manifest.parquet` and `spec.yaml` with the text of the spec; returns the id."""
     name = sweep_id(spec, plan)
     rows = [[getattr(pair, column) for column in COLUMNS] for pair in plan.pairs]
     frame = pl.DataFrame(rows, schema=COLUMNS, orient="row")
     buffer = _parquet(frame)
     store.write_object(store.path("sweeps", name, "manifest.parquet"), buffer)
-    store.write_object(store.path("sweeps", name, "spec.yaml"), spec_file.read_bytes())
+    store.write_object(store.path("sweeps", name, "spec.yaml"), spec_text)
     return name
 
 

@@ -24,6 +24,13 @@ class Session:
     inputs: Inputs
     plan: Plan
     store: Store
+    made: bytes | None = None
+    """Text of a spec that was made, not read from the file."""
+
+    @property
+    def text(self) -> bytes:
+        """The spec as a sweep file."""
+        return self.file.read_bytes() if self.made is None else self.made
 
     @classmethod
     def open(cls, file: str, storage: str | None = None) -> "Session":

@@ -1,12 +1,15 @@
 """What a candidate is: a method of the grid, with the parameters that a search gave it. Pure functions."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sweep.spec import RATE_FACTOR, MethodEntry, Sweep
 from sweep.tuning.block import Tune
 from sweep.tuning.fields import method_with, of_finetuning
+from sweep.tuning.space import Choice, Subset
 from w2s.config import MethodSpec
+from w2s.errors import W2SError
 from w2s.methods import as_method_spec
 
 
@@ -29,7 +32,11 @@ def entry_of(method: MethodSpec, params: Mapping[str, Any], **given: Any) -> Met
 
 
 def default_params(tune: Tune, spec: Sweep) -> dict[str, Any] | None:
-    """The candidate that the spec is without a search, if the space has it."""
+    """The parameters that come closest to the spec without a search, if the space has them.
+
+    They may be those of another configuration, where a rung has finetuning settings of its own; whoever needs to know
+    compares the runs.
+    """
     method = as_method_spec({"name": tune.method.name, **tune.method.params})
     written = {
         "method": {"name": method.name, **method.params},
@@ -46,8 +53,18 @@ def default_params(tune: Tune, spec: Sweep) -> dict[str, Any] | None:
                     value = value[int(key)]
                 else:
                     return None
-            found[name] = list(value) if isinstance(value, tuple) else value
+            found[name] = _as_in(tune.space.root[name], value)
     return found if tune.space.contains(found) else None
+
+
+def _as_in(parameter: Any, value: Any) -> Any:
+    """A value as the space writes it: a method by its name, all rungs of a chain as a list."""
+    if isinstance(parameter, Subset) and value == "all":
+        return list(parameter.subset)
+    if isinstance(parameter, Choice) and isinstance(value, Mapping) and "name" in value:
+        with suppress(W2SError):
+            return next((c for c in parameter.choices if as_method_spec(c) == as_method_spec(value)), value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _without_empty_chains(method: Any) -> Any:

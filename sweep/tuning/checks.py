@@ -16,7 +16,7 @@ from sweep.tuning.fields import FINETUNE, METHOD, is_given, method_with, of_fine
 from sweep.tuning.space import Choice, Range, Space, Subset, same, shown
 from w2s.config import FinetuneSettings
 from w2s.errors import W2SError
-from w2s.methods import METHODS, build_method
+from w2s.methods import METHODS, EarlyStop, Method, build_method
 
 if TYPE_CHECKING:
     from sweep.spec import Sweep
@@ -144,6 +144,8 @@ def _check_values(tune: Tune, spec: "Sweep", search: Scope) -> None:
             method = build_method(method_with(tune.method, {k: v for k, v in params.items() if not _no_chain(k, v)}))
         except W2SError as error:
             return str(error)
+        if _stops_by_test(method):
+            return "it then chooses a step by test, which no search may look at; take by: weak or by: oracle"
         if method.oracle and "weak" in tune.judges:
             return (
                 f"method '{method.name}' then looks at ground truth, and objective: {tune.objective} may not; "
@@ -173,6 +175,14 @@ def _check_values(tune: Tune, spec: "Sweep", search: Scope) -> None:
     if trouble is not None and not good:
         raise ErrorAt(trouble, "method")
     raise _blame(tune.space, bad, good, wrong)
+
+
+def _stops_by_test(method: Method) -> bool:
+    """Whether the method, or one inside it, is stopped by its accuracy on test."""
+    if isinstance(method, EarlyStop) and method.by == "oracle_test":
+        return True
+    inner = [getattr(method, "student", None), *getattr(method, "links", ())]
+    return any(_stops_by_test(build_method(spec)) for spec in inner if spec is not None)
 
 
 def _no_chain(key: str, value: Any) -> bool:

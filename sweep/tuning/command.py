@@ -32,13 +32,13 @@ from sweep.store import Store
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.candidate import default_params, entry_of
 from sweep.tuning.checks import Scope, scopes
-from sweep.tuning.fresh import FreshMethods, as_mapping, exported, fresh_methods, fresh_spec
+from sweep.tuning.fresh import FreshMethods, Winner, as_mapping, exported, fresh_methods, fresh_spec
 from sweep.tuning.objective import Scorer
 from sweep.tuning.pruning import can_stop, pruner_of
-from sweep.tuning.search import Search, front_of
+from sweep.tuning.search import Search, best_of, front_of
 from sweep.tuning.shared import Shared, narrowed
 from sweep.tuning.study import Study, Trial
-from sweep.tuning.tables import Searched, space_rows, write_summary, write_tables
+from sweep.tuning.tables import Searched, read_summary, space_rows, write_summary, write_tables
 from w2s.errors import W2SError
 
 FRONT_EVALUATED = 5
@@ -125,9 +125,13 @@ def tune(args: argparse.Namespace) -> int:
 
     session = TuneSession.open(args.spec, args.storage, args.trials)
     session.store.check_writable()
+    before = read_summary(session.store, session.folder)
     with ray_kept():
         found, methods, fresh, code = _search_and_measure(session, args)
-    summary = _summary(session, [one.summary for one in found]) | {"fresh": fresh}
+    studies = {study["objective"]: study for study in before.get("studies", [])}
+    studies |= {one.judge: one.summary for one in found}
+    kept = [studies[judge] for judge in session.tune.judges if judge in studies]
+    summary = _summary(session, kept) | {"fresh": _fresh_or_before(fresh, before.get("fresh"))}
     write_summary(session.store, session.folder, summary)
     if args.export:
         _export(session, methods, Path(args.export))
@@ -148,7 +152,19 @@ def _search_and_measure(
             return found, None, None, one.code
     methods = _winners(session, found)
     fresh, code = _measure(session, methods, address=args.address, retry_failed=args.retry_failed)
+    fresh["winners"] = {one.judge: one.best.number for one in found if one.best}
     return found, methods, fresh, code
+
+
+def _fresh_or_before(fresh: dict[str, Any] | None, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the summary says of fresh instances; an earlier one is kept until there is a new one, and counted."""
+    if fresh is None or before is None:
+        return fresh or (before and before | {"stale": True})
+    looked = list(before.get("looked_before", []))
+    same_instances = before.get("seeds") == fresh["seeds"]
+    if same_instances and before.get("winners") != fresh["winners"] and before.get("winners") not in looked:
+        looked.append(before["winners"])
+    return fresh | {"looked_before": looked if same_instances else []}
 
 
 # -- search --------------------------------------------------------------------------------------------------------
@@ -172,6 +188,8 @@ def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_fa
     basis = {"instances": [str(instance) for instance in shared.instances]}
     default = default_params(block, session.spec)
     with Study.open(store, session.name_of(judge), block, directions=directions, basis=basis) as study:  # type: ignore[arg-type]
+        if default is not None and not _is_the_default(block, shared, default):
+            default = None  # a rung has settings of its own, which the space would replace
         if default is not None:
             study.enqueue(default)
         scorer = Scorer(store, metric, shared.instances)
@@ -180,6 +198,8 @@ def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_fa
         print(
             f"tune {session.name_of(judge)}: {metric} on {len(shared.instances)} instances, {before} candidates so far"
         )
+        if block.pruner.name != "none" and not can_stop(pruner_of(block), len(shared.instances)):
+            print(f"pruner {block.pruner.name} cannot stop a candidate that has {len(shared.instances)} instances")
         interrupted = False
         if not search.is_over:
             interrupted = _run(session, shared, study, search, address=address, retry_failed=retry_failed)
@@ -199,6 +219,9 @@ def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_fa
             location=study.location,
         )
         summary = write_tables(store, searched, study, minimize_flops=block.minimize_flops)
+        if metric == "pgr" and searched.best:
+            weak, ceiling = scorer.gap()
+            summary["gap"] = {"weak": weak, "ceiling": ceiling, "n_examples": scorer.n_examples}
     if interrupted:
         print("interrupted; the same command goes on where it stopped")
     over = bool(search.ended_because) and not search.problem and not interrupted
@@ -265,6 +288,14 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _is_the_default(block: Tune, shared: Shared, params: dict[str, Any]) -> bool:
+    """Whether these parameters make the very runs of the spec without a search."""
+    try:
+        return shared.expand(entry_of(block.method, params)).own == shared.expand(entry_of(block.method, {})).own
+    except (NotApplicableError, SweepError, W2SError):
+        return False
+
+
 def _own_runs(shared: Shared, block: Tune, trials: list[Trial]) -> set[str]:
     """Runs of all candidates that were begun, without those that they all share."""
     found: set[str] = set()
@@ -287,13 +318,13 @@ def _role(shared: Shared, run_id: str) -> str:
 
 
 def _winners(session: TuneSession, found: list[_Found]) -> FreshMethods:
-    winners = {one.judge: one.best.params for one in found if one.best}
+    winners = {one.judge: Winner(one.best.number, one.best.params) for one in found if one.best}
     fronts = {}
     for one in found:
         others = [t for t in one.front if one.best and t.number != one.best.number]
         step = max(1, -(-len(others) // (FRONT_EVALUATED - 1)))
         fronts[one.judge] = {t.number: t.params for t in others[::step]}
-    return fresh_methods(session.tune, winners, fronts)
+    return fresh_methods(session.tune, winners, fronts, name=session.tune_id.rpartition("-")[2])
 
 
 def _measure(
@@ -303,8 +334,8 @@ def _measure(
     scope = session.scopes[1]
     spec, inputs = narrowed(fresh_spec(session.spec, scope, methods), session.inputs, scope)
     plan = build_plan(spec, inputs)
-    fresh = Session(session.file, spec, inputs, plan, session.store)
-    print(f"fresh instances: {', '.join(entry_label(entry) for entry in spec.methods)} at seeds {scope.seeds}")
+    fresh = Session(session.file, spec, inputs, plan, session.store, made=_as_text(spec))
+    print(f"fresh instances: {', '.join(entry_label(entry) for entry in spec.methods)} at seeds {_listed(scope.seeds)}")
     code = execute(fresh, set(plan.runs), retry_failed=retry_failed, address=address)
     summary = {
         "sweep": fresh.sweep_id,
@@ -312,6 +343,7 @@ def _measure(
         "default": methods.default,
         "tuned": methods.tuned,
         "front": methods.front,
+        "reference": methods.reference,
         "not_applicable": list(plan.not_applicable),
     }
     return summary, code
@@ -332,7 +364,6 @@ def _summary(session: TuneSession, studies: list[dict[str, Any]]) -> dict[str, A
         "budget": block.budget.model_dump(exclude_none=True),
         "space": space_rows(block),
         "instances": [{"task": i.task, "weak": i.weak, "strong": i.strong, "seed": i.seed} for i in shared.instances],
-        "fresh": None,
         "studies": studies,
     }
 
@@ -341,10 +372,23 @@ def _export(session: TuneSession, methods: FreshMethods | None, out: Path) -> No
     if methods is None:
         print(f"w2s tune: the search is not over, so {out} is not written", file=sys.stderr)
         return
-    text = yaml.safe_dump(as_mapping(exported(session.spec, methods)), sort_keys=False, allow_unicode=True)
+    searched, fresh = session.scopes
+    spec = exported(session.spec, methods, fresh, session.store.root)
+    heading = (
+        f"# The best settings found by w2s tune {session.file} ({session.tune_id}).\n"
+        f"# Found on seeds {_listed(searched.seeds)}, which no longer tell their worth; here are the others.\n"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(f"# The best settings found by w2s tune {session.file} ({session.tune_id}).\n{text}")
+    out.write_bytes(heading.encode() + _as_text(spec))
     print(f"best settings: {out}; w2s run {shlex.quote(str(out))} sweeps with them")
+
+
+def _as_text(spec: Sweep) -> bytes:
+    return yaml.safe_dump(as_mapping(spec), sort_keys=False, allow_unicode=True).encode()
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _report(session: TuneSession) -> Path:
@@ -382,3 +426,32 @@ def plan_lines(file: str, storage: str | None) -> list[str]:
             )
     lines.append("w2s tune starts the search; w2s run does not look at tune:")
     return lines
+
+
+# -- status, report ------------------------------------------------------------------------------------------------
+
+
+def status_lines(file: str, storage: str | None) -> list[str]:
+    """How far the searches of a spec are, also while they are under way."""
+    session = TuneSession.open(file, storage)
+    lines = []
+    for judge in session.tune.judges:
+        name = session.name_of(judge)
+        directions = ["maximize", "minimize"] if session.tune.minimize_flops else ["maximize"]
+        try:
+            trials = Study.open(session.store, name, session.tune, directions=directions, read_only=True).trials()  # type: ignore[arg-type]
+        except SweepError as error:
+            lines.append(f"tune {name}: {error}")
+            continue
+        counts = Counter(trial.state for trial in trials)
+        best = best_of(trials)
+        shown = ", ".join(f"{n:,} {state}" for state, n in sorted(counts.items())) or "no candidate yet"
+        top = f"; best {best.values[0]:.4g} (candidate {best.number})" if best and best.values else ""
+        lines.append(f"tune {name}: {shown}{top}")
+    return lines
+
+
+def report_again(file: str, storage: str | None) -> Path | None:
+    """Write the report of a spec's search again; None if there was none."""
+    session = TuneSession.open(file, storage)
+    return _report(session) if read_summary(session.store, session.folder) else None

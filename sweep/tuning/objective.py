@@ -28,8 +28,8 @@ MEANING = {
     "agreement": "share of validation on which the student predicts what its supervisor predicts",
     "weak_log_loss": "minus the cross-entropy of the student against the supervisor's probabilities, in nats",
     "confidence": "mean of max(p, 1 - p) of the student",
-    "cross_agreement": "agreement with the supervisors of the other rungs below the student, not with its own",
-    "pgr": "PGR of the mean accuracies on validation, against the reference ceiling",
+    "cross_agreement": "agreement with the supervisors of other rungs below the student, larger ones too, not its own",
+    "pgr": "PGR of the mean accuracies over all instances, on validation, against the reference ceiling",
     "accuracy": "accuracy on validation",
     "log_loss": "minus the cross-entropy against ground truth, in nats",
 }
@@ -102,30 +102,39 @@ class Scorer:
         return self._agreement(rows, instance.supervisor_id)
 
     def value(self, scores: Sequence[float]) -> float:
-        """Of the scores of the first instances, or of all: the mean over tasks of each task's mean; for `pgr` the mean
-        of each task's PGR of mean accuracies.
+        """Of the scores of the first instances, or of all: the mean over tasks of each task's mean; for `pgr` the PGR
+        of such means.
 
         Raises:
             NoGapError: PGR where the ceilings are not above the supervisors on validation.
         """
-        by_task: dict[str, list[int]] = {}
-        for index, instance in enumerate(self.instances[: len(scores)]):
-            by_task.setdefault(instance.task, []).append(index)
-        return float(np.mean([self._value(task, found, scores) for task, found in by_task.items()]))
-
-    def _value(self, task: str, indices: Sequence[int], scores: Sequence[float]) -> float:
-        student = float(np.mean([scores[i] for i in indices]))
+        student = self._mean(scores)
         if not self.uses_ceiling:
             return student
-        weak = float(np.mean([self._accuracy_of(self.instances[i].supervisor_id) for i in indices]))
-        ceiling = float(np.mean([self._accuracy_of(self.instances[i].ceiling_id) for i in indices]))
+        weak, ceiling = self.gap(len(scores))
         if ceiling <= weak:
             raise NoGapError(
-                f"tune: on the validation part of task '{task}' the ceilings of the search ({ceiling:.3f} on average) "
-                f"are not above their supervisors ({weak:.3f}), so that PGR has no meaning; use metric: accuracy, or "
-                "other tune.instances"
+                f"metric pgr: on validation the ceilings of the search ({ceiling:.3f} on average) are not above their "
+                f"supervisors ({weak:.3f}), so that PGR has no meaning; use metric: accuracy, or other tune.instances"
             )
         return float(metrics.performance_gap_recovered(weak, student, ceiling))
+
+    def gap(self, n: int | None = None) -> tuple[float, float]:
+        """Mean accuracy on validation of supervisors and of ceilings, over the first `n` instances, or all."""
+        chosen = self.instances[:n]
+        weak = self._mean([self._accuracy_of(i.supervisor_id) for i in chosen])
+        return weak, self._mean([self._accuracy_of(i.ceiling_id) for i in chosen])
+
+    @property
+    def n_examples(self) -> int:
+        """Validation examples behind each score; of the first supervisor's task."""
+        return _validation(_final(self._predictions(self.instances[0].supervisor_id)), "").height
+
+    def _mean(self, scores: Sequence[float]) -> float:
+        by_task: dict[str, list[float]] = {}
+        for instance, score in zip(self.instances, scores, strict=False):
+            by_task.setdefault(instance.task, []).append(score)
+        return float(np.mean([np.mean(found) for found in by_task.values()]))
 
     def _accuracy(self, run_id: str) -> float:
         rows = _validation(_final(self._predictions(run_id)), run_id)
@@ -134,9 +143,7 @@ class Scorer:
     def _agreement(self, rows: pl.DataFrame, supervisor_id: str) -> float:
         joined = rows.join(weak_labels(self._predictions(supervisor_id)), on="example_id", how="inner")
         if joined.is_empty():
-            raise SweepError(
-                f"tune: {supervisor_id} labels none of the validation examples that students are judged on"
-            )
+            raise SweepError(f"{supervisor_id} labels none of the validation examples that students are judged on")
         return float((joined["prediction"] == joined["label"]).mean())  # type: ignore[arg-type]
 
     def _weak_log_loss(self, rows: pl.DataFrame, supervisor_id: str, student_id: str) -> float:
@@ -150,16 +157,17 @@ class Scorer:
     def _probabilities(self, rows: pl.DataFrame, run_id: str) -> np.ndarray:
         p = rows["p"].fill_nan(None)
         if p.null_count():
-            raise SweepError(
-                f"tune: metric {self._metric} needs probabilities, and {run_id} has none; use another metric"
-            )
+            raise SweepError(f"metric {self._metric} needs probabilities, and {run_id} has none; use another metric")
         return p.to_numpy().astype(np.float64)
 
     def _predictions(self, run_id: str) -> pl.DataFrame:
         columns = ["example_id", "split", "step", "prediction", "p"]
         if self.reads_ground_truth:
             columns.append("gold")
-        return pl.read_parquet(io.BytesIO(self._store.read(run_id, "predictions.parquet")), columns=columns)
+        rows = pl.read_parquet(io.BytesIO(self._store.read(run_id, "predictions.parquet")), columns=columns)
+        if not self.reads_ground_truth:
+            return rows
+        return rows.with_columns(gold=pl.when(pl.col("split") == "validation").then(pl.col("gold")))
 
 
 def _final(rows: pl.DataFrame) -> pl.DataFrame:
@@ -169,5 +177,5 @@ def _final(rows: pl.DataFrame) -> pl.DataFrame:
 def _validation(rows: pl.DataFrame, run_id: str) -> pl.DataFrame:
     rows = rows.filter(pl.col("split") == "validation").sort("example_id")
     if rows.is_empty():
-        raise SweepError(f"tune: {run_id} has no predictions on validation, which the search looks at")
+        raise SweepError(f"{run_id} has no predictions on validation, which the search looks at")
     return rows

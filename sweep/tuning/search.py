@@ -23,9 +23,11 @@ from sweep.tuning.shared import Expanded, Shared
 from sweep.tuning.study import Asked, Study, Trial
 from w2s.errors import W2SError
 
-SCORES, WORK, COST_WORK, SECONDS = "scores", "new_work", "work", "seconds"
-"""Attributes of a candidate in the study: its scores in the order of instances, the estimated FLOPs of the runs that it
-was the first to ask for, those of all its own runs, and the wall clock of the search since the candidate before it."""
+SCORES, WORK, SECONDS = "scores", "new_work", "seconds"
+"""Attributes of a candidate in the study: its scores in the order of instances, the estimated FLOPs of the runs that
+were made for it, and the wall clock of the search since the candidate before it."""
+DIVERGED = "training has diverged"
+"""In the message of a run whose loss was no longer finite, see `w2s.finetune`."""
 FAILURES_IN_A_ROW = 3
 """So many failed candidates, with none that succeeded, are no accident."""
 
@@ -37,6 +39,8 @@ class _Underway:
     number: int
     runs: Expanded
     scores: list[float] = field(default_factory=list)
+    work: float = 0.0
+    """Of the runs that were made for it so far."""
 
 
 class Search:
@@ -74,7 +78,12 @@ class Search:
         self._told = len(self._scores)
         self._succeeded = sum(trial.state == "complete" for trial in trials)
         self._failed_in_a_row = 0
-        self._spent_work = sum(trial.attrs.get(WORK, 0.0) for trial in trials)
+        self._told_work = sum(trial.attrs.get(WORK, 0.0) for trial in trials if trial.state != "running")
+        self._begun_work = {t.number: t.attrs.get(WORK, 0.0) for t in trials if t.state == "running"}
+        self._asked_by: dict[str, int] = {}
+        """Run that is not yet made -> the candidate that asked for it first."""
+        self._late_work = 0.0
+        """Of runs that ended after their candidate did; the next one to end has it."""
         self._spent_seconds = sum(trial.attrs.get(SECONDS, 0.0) for trial in trials)
         self._mark = clock()
         self._to_adopt = list(study.adopt())
@@ -106,8 +115,15 @@ class Search:
 
     def ended(self, run_id: str) -> None:
         """A run is done, or has failed for good."""
+        number = self._asked_by.pop(run_id, None)
         if run_id in self._frontier.done:
             self._done.add(run_id)
+            if number is not None:
+                work = self._frontier.plan.runs[run_id].work
+                if number in self._underway:
+                    self._underway[number].work += work
+                else:
+                    self._late_work += work
         elif run_id in self._shared.needed:
             label = self._frontier.plan.runs[run_id].label
             self.problem = self.problem or f"every candidate needs '{label}', which failed"
@@ -123,10 +139,7 @@ class Search:
         self.ended_because = self._why_over()
         if self.ended_because:
             return None
-        asked = self._study.ask()
-        if asked is None:
-            self.ended_because = "every candidate of the space was tried"
-        return asked
+        return self._study.ask()
 
     def _why_over(self) -> str:
         budget, asked = self._tune.budget, self._told + len(self._underway)
@@ -135,11 +148,17 @@ class Search:
             return f"{self._failed_in_a_row} candidates failed one after the other, and none succeeded"
         if budget.trials is not None and asked >= budget.trials:
             return f"the budget of {budget.trials:,} trials is used up"
-        if budget.flops is not None and self._spent_work >= budget.flops:
+        if budget.flops is not None and self._work >= budget.flops:
             return f"the budget of {budget.flops:.3g} FLOPs is used up"
         if budget.hours is not None and seconds >= budget.hours * 3600:
             return f"the budget of {budget.hours:g} hours is used up"
-        return ""
+        return "every candidate of the space was tried" if self._study.is_exhausted else ""
+
+    @property
+    def _work(self) -> float:
+        """Estimated FLOPs of the candidates' own runs, made or asked for."""
+        outstanding = sum(self._frontier.plan.runs[run_id].work for run_id in self._asked_by)
+        return self._told_work + self._late_work + sum(c.work for c in self._underway.values()) + outstanding
 
     def _start(self, asked: Asked) -> None:
         try:
@@ -159,20 +178,22 @@ class Search:
             reason = f"{plan.runs[run_id].label}: {standings[run_id].reason}; --retry-failed tries it again"
             self._tell(asked.number, None, "failed", reason=reason)
             return
+        waiting = runs.own - self._frontier.todo
+        there = [run_id for run_id in waiting if standings[run_id].state == State.DONE]
+        _, damaged = self._store.survey(there, verify=True)
         todo = set()
-        for run_id in runs.own - self._frontier.todo:
-            if standings[run_id].set_aside:
+        for run_id in waiting:
+            if standings[run_id].set_aside or run_id in damaged:
                 self._store.quarantine(run_id)
-            if standings[run_id].state == State.DONE:
+                todo.add(run_id)
+            elif standings[run_id].state == State.DONE:
                 self._done.add(run_id)
             else:
                 todo.add(run_id)
-        new_work = sum(plan.runs[i].work for i in todo)
-        if not asked.adopted:  # of an adopted one, what it was the first to ask for is known
-            self._spent_work += new_work
-            self._study.note(asked.number, **{WORK: new_work, COST_WORK: sum(plan.runs[i].work for i in runs.own)})
+        self._asked_by |= dict.fromkeys(todo, asked.number)
         self._frontier.extend(plan, todo, in_turn=True)
-        candidate = self._underway[asked.number] = _Underway(asked.number, runs)
+        candidate = _Underway(asked.number, runs, work=self._begun_work.pop(asked.number, 0.0))
+        self._underway[asked.number] = candidate
         self._advance(candidate)
 
     def _advance(self, candidate: _Underway) -> None:
@@ -183,7 +204,10 @@ class Search:
             if not failed:  # blocked by a run that every candidate needs, which is said once
                 return
             run = self._frontier.plan.runs[min(failed)]
-            self._end(candidate, None, "failed", reason=f"{run.label}: {self._frontier.failed[run.run_id]}")
+            message = self._frontier.failed[run.run_id]
+            # Diverging belongs to the settings: stopped, it tells the sampler to stay away; a failure would not.
+            state = "pruned" if DIVERGED in message else "failed"
+            self._end(candidate, None, state, reason=f"{run.label}: {message}")
             return
         n = len(self._scorer.instances)
         while len(candidate.scores) < n and self._is_there(candidate, len(candidate.scores)):
@@ -191,7 +215,7 @@ class Search:
             student_id, setting = candidate.runs.students[index]
             score = self._scorer.score(index, student_id, labels_id=setting.labels.run_id, stop=setting.stop)
             candidate.scores.append(score)
-            self._study.note(candidate.number, **{SCORES: candidate.scores})
+            self._study.note(candidate.number, **{SCORES: candidate.scores, WORK: candidate.work})
             self._scores[candidate.number] = candidate.scores
             why = self._pruner.stop(candidate.scores, self._rivals(candidate.number), n_instances=n)
             if why:
@@ -232,9 +256,16 @@ class Search:
 
     def _end(self, candidate: _Underway, values: Sequence[float] | None, state: str, *, reason: str = "") -> None:
         del self._underway[candidate.number]
-        others = {run_id for other in self._underway.values() for run_id in other.runs.own}
-        self._frontier.withdraw(candidate.runs.own - others)
+        others = {run_id: other.number for other in self._underway.values() for run_id in other.runs.own}
+        self._frontier.withdraw(candidate.runs.own - others.keys())
+        for run_id in [i for i, number in self._asked_by.items() if number == candidate.number]:
+            if run_id in others:
+                self._asked_by[run_id] = others[run_id]
+            elif run_id not in self._frontier.running:
+                del self._asked_by[run_id]
         attrs = {"flops": self._flops(candidate)} if state == "complete" else {}
+        attrs[WORK], self._late_work = candidate.work + self._late_work, 0.0
+        self._told_work += attrs[WORK]
         self._tell(candidate.number, values, state, reason=reason, step=len(candidate.scores), **attrs)
 
     def _tell(
@@ -260,9 +291,9 @@ class Search:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The complete candidate with the largest first value; of equals the earliest."""
+    """The complete candidate with the largest value; of equals the one with fewest FLOPs, then the earliest."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.values]
-    return max(complete, key=lambda trial: (trial.values[0], -trial.number), default=None)  # type: ignore[index]
+    return min(complete, key=lambda t: (-t.values[0], *t.values[1:], t.number), default=None)  # type: ignore[index]
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.pruners import NopPruner
 from optuna.study import StudyDirection
@@ -43,7 +43,7 @@ _STATES: Mapping[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 _ENDS = {name: state for state, name in _STATES.items() if state.is_finished()}
-_PARAMS, _SO_FAR, _SEARCHES = "params", "values_so_far", "searches"
+_PARAMS, _SO_FAR, _SEARCHES, _STORE = "params", "values_so_far", "searches", "storage"
 """Attributes of ours in the storage."""
 _SEARCHED = ("method", "space", "instances")
 """Keys of the `tune:` block that, with the metric, decide whether candidates and scores belong together."""
@@ -134,6 +134,7 @@ class Study:
                 study = _loaded(storage, name, directions, read_only=read_only)
                 if not read_only:
                     _check_same_search(study, tune, basis)
+                    _check_same_store(study, store)
                 return cls(study, tune, driver=driver, location=shown(url) if url else str(journal_of(store, name)))
         except BaseException:
             if driver:
@@ -193,6 +194,17 @@ class Study:
                     return None
             number = self._study.ask().number
             return self._completed(next(t for t in self._all() if t.number == number), adopted=False)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether a finite space has no candidate that was not asked."""
+        with _plainly(self.location):
+            trials = self._all()
+            if any(trial.state is TrialState.WAITING for trial in trials) or self._tune.space.size is None:
+                return False
+            return (
+                len({_key(t.user_attrs[_PARAMS]) for t in trials if _PARAMS in t.user_attrs}) >= self._tune.space.size
+            )
 
     def note(self, number: int, **attrs: Any) -> None:
         """Keep something (JSON) with a candidate that is under way."""
@@ -317,6 +329,18 @@ def _loaded(
     return study
 
 
+def _check_same_store(study: optuna.Study, store: Store) -> None:
+    """A study in a database belongs to one results folder: runs and driver of another one would not be seen."""
+    root = study.user_attrs.get(_STORE)
+    if root is None:
+        study.set_user_attr(_STORE, str(store.root))
+    elif root != str(store.root) and study.trials:
+        raise SweepError(
+            f"study '{study.study_name}' in this database belongs to the results in '{root}', not to '{store.root}'; "
+            "use that storage, or another database"
+        )
+
+
 def _check_same_search(study: optuna.Study, tune: "Tune", basis: Mapping[str, Any] | None) -> None:
     """A study whose candidates were scored otherwise, or drawn from another space, is not gone on with."""
     block = tune.model_dump(mode="json", include=set(_SEARCHED))
@@ -379,6 +403,11 @@ def _plainly(location: str) -> Iterator[None]:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SweepError(
             f"study storage '{shown(location)}': {reason}; the same command goes on where it stopped"
+        ) from None
+    except UpdateFinishedTrialError as error:
+        raise SweepError(
+            f"study storage '{shown(location)}': another process has ended this candidate ({error}); only one w2s tune "
+            "at a time may drive a study"
         ) from None
     except OSError as error:
         raise StoreError(f"study storage '{location}': {error.strerror or error}") from None

@@ -119,6 +119,14 @@ def space_rows(tune: Tune) -> list[dict[str, Any]]:
     return rows
 
 
+def read_summary(store: Store, folder: str) -> dict[str, Any]:
+    """What the last session wrote; empty if there was none, or it cannot be read."""
+    try:
+        return json.loads(store.fs.cat_file(store.path(folder, "summary.json")))
+    except (OSError, ValueError):
+        return {}
+
+
 def write_summary(store: Store, folder: str, summary: Mapping[str, Any]) -> None:
     """Replace `summary.json`, which says that the tables beside it are there."""
     store.write_object(store.path(folder, "summary.json"), json.dumps(summary, indent=1).encode())

@@ -709,7 +709,7 @@ def test_the_manifest_carries_links_baselines_stops_and_oracle_marks(open_sweep)
         {"name": "prompt", "shots": 2, "labels": "ground_truth"},
     ]
     session = open_sweep(*methods, pairs=[["d4", "d16"]])
-    name = write_manifest(session.store, session.spec, session.plan, session.file)
+    name = write_manifest(session.store, session.spec, session.plan, session.text)
     rows = pl.read_parquet(session.store.path("sweeps", name, "manifest.parquet")).to_dicts()
     assert [row["oracle"] for row in rows] == [False, False, True, False, True, True, True, True, True]
     for row, pair in zip(rows, session.plan.pairs, strict=True):

@@ -13,14 +13,16 @@ import pytest
 import yaml
 
 from analysis import metrics
+from sweep.errors import SpecError
 from sweep.execute import Placement, execute
 from sweep.frontier import Frontier
 from sweep.plan import Run
 from sweep.planner import build_plan
+from sweep.session import Session
 from sweep.state import State, stand
 from sweep.tuning.candidate import default_params, entry_of
 from sweep.tuning.command import TuneSession
-from sweep.tuning.fresh import exported, fresh_methods, fresh_spec, written
+from sweep.tuning.fresh import Winner, as_mapping, exported, fresh_methods, fresh_spec, written
 from sweep.tuning.objective import NoGapError, Scorer
 from sweep.tuning.search import SCORES, Search, best_of, front_of
 from sweep.tuning.shared import Shared, narrowed
@@ -81,6 +83,10 @@ class Killed(Exception):
     """The driver is gone."""
 
 
+class RunFailedError(Exception):
+    """A run went wrong."""
+
+
 def drive(
     session: TuneSession,
     *,
@@ -117,11 +123,13 @@ def drive(
         if count == kill_after:
             study.close()
             raise Killed
-        if failing(run):
-            frontier.fail(run_id, "it is cursed")
-        else:
+        try:
+            if failing(run):
+                raise RunFailedError("it is cursed")
             execute(run, store, Placement(), science)
             frontier.succeed(run_id)
+        except RunFailedError as error:
+            frontier.fail(run_id, str(error))
         search.ended(run_id)
 
 
@@ -296,7 +304,7 @@ def test_a_shared_run_that_fails_stops_the_search_without_using_up_its_budget(op
 
 
 def test_pgr_without_a_gap_is_refused(open_tune):
-    with pytest.raises(NoGapError, match=r"task 'words'.*use metric: accuracy"):
+    with pytest.raises(NoGapError, match=r"not above their supervisors.*use metric: accuracy"):
         drive(open_tune(objective="oracle"), science=made_up(lambda run: 0.7))
 
 
@@ -312,6 +320,57 @@ def test_a_killed_search_goes_on_to_the_same_end_and_runs_nothing_twice(open_tun
     study, _, _ = drive(open_tune("killed"), science=made_up(quality), executed=again)
     assert [(t.number, t.params, t.values, t.state) for t in study.trials()] == expected
     assert not finished & {run.run_id for run in again}
+
+
+def test_settings_that_diverge_are_stopped_so_that_the_sampler_stays_away_from_them(open_tune):
+    space = {"finetune.learning_rate": [1e-3, 1e30], "finetune.epochs": [1, 2]}
+
+    def science(run: Run, *rest: Any) -> RunResult:
+        if run.settings.learning_rate > 1:
+            raise RunFailedError("training has diverged: its loss is nan")
+        return made_up(quality)(run, *rest)
+
+    study, search, _ = drive(open_tune(space=space, sampler="grid"), science=science)
+    states = {t.params["finetune.learning_rate"]: t.state for t in study.trials()}
+    assert states == {1e-3: "complete", 1e30: "pruned"}
+    assert search.ended_because == "every candidate of the space was tried"
+    assert search.is_over  # known without asking, so that another session need not start Ray
+
+
+def test_only_work_that_was_done_is_booked(open_tune):
+    changes: dict[str, Any] = {"instances": {"seeds": [0, 1, 2]}, "pruner": "halving", "budget": {"trials": 12}}
+    for concurrent in (1, 3):
+        executed: list[Run] = []
+        session = open_tune(f"at {concurrent}", **changes, concurrent=concurrent)
+        study, _, shared = drive(session, science=made_up(quality), executed=executed)
+        assert any(trial.state == "pruned" for trial in study.trials())
+        done = sum(run.work for run in executed if run.run_id not in shared.needed)
+        booked = sum(trial.attrs["new_work"] for trial in study.trials())
+        last = max(executed, key=executed.index).work  # a run that ends after the last candidate has nobody to go to
+        assert done - 3 * last <= booked <= done * (1 + 1e-9)
+
+
+def test_damaged_runs_of_a_candidate_are_made_again(open_tune):
+    executed: list[Run] = []
+    with pytest.raises(Killed):
+        drive(open_tune(), science=made_up(quality), executed=executed, kill_after=9)
+    session = open_tune()
+    student = next(run for run in reversed(executed[:-1]) if run.kind == "transfer")
+    attempt = session.store.done(student.run_id).attempt
+    file = Path(session.store.path("runs", student.run_id, "attempts", attempt, "predictions.parquet"))
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    study, _, _ = drive(session, science=made_up(quality))
+    assert [trial.state for trial in study.trials()] == ["complete"] * 6
+
+
+def test_of_equals_the_cheaper_one_is_best():
+    class T:
+        def __init__(self, number: int, value: float, flops: float) -> None:
+            self.number, self.values, self.state = number, (value, flops), "complete"
+
+    trials: list[Any] = [T(0, 0.5, 10), T(1, 0.5, 5), T(2, 0.4, 1)]
+    assert best_of(trials).number == 1
+    assert best_of(trials) in front_of(trials)
 
 
 # What the search may look at
@@ -384,6 +443,24 @@ def test_weak_metrics_by_hand(open_tune):
     assert values["weak_log_loss"] == pytest.approx(-(agree * same + (1 - agree) * other), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", [{"name": "early_stop", "by": "oracle_test"}, "early_stop"])
+def test_no_search_may_choose_a_step_by_test(open_tune, method):
+    space: dict[str, Any] = {"finetune.epochs": [1, 2]}
+    if method == "early_stop":
+        space = {"method.by": ["weak", "oracle_test"]}
+    with pytest.raises(SpecError, match="chooses a step by test, which no search may look at"):
+        open_tune(objective="oracle", method=method, space=space)
+
+
+def test_the_default_is_what_the_spec_trains_without_a_search(open_tune):
+    chain = {"method": "bootstrap", "space": {"method.chain": {"subset": ["w16"]}}}
+    session = open_tune("chain", **chain, instances={"pairs": [["w8", "w24"]]})
+    assert default_params(session.tune, session.spec) == {"method.chain": ["w16"]}  # all there is in between
+    inner = {"method": "bootstrap", "space": {"method.student": ["naive", "confidence"]}}
+    session = open_tune("inner", **inner, instances={"pairs": [["w8", "w24"]]})
+    assert default_params(session.tune, session.spec) == {"method.student": "naive"}
+
+
 # What comes out
 
 
@@ -399,36 +476,45 @@ def test_the_front_holds_what_no_other_candidate_beats_at_no_more_flops(open_tun
 def test_the_best_is_measured_against_its_own_ceiling_and_the_searchs_on_fresh_instances_only(open_tune):
     session = open_tune(objective="both")
     params = {"method.max_weight": 0.75, "finetune.epochs": 3}
-    methods = fresh_methods(session.tune, {"weak": params, "oracle": params}, {"weak": {}, "oracle": {}})
+    winners = {"weak": Winner(4, params), "oracle": Winner(2, params)}
+    methods = fresh_methods(session.tune, winners, {"weak": {7: params | {"finetune.epochs": 2}}}, name="abc")
     scope = session.scopes[1]
     spec, inputs = narrowed(fresh_spec(session.spec, scope, methods), session.inputs, scope)
     plan = build_plan(spec, inputs)
     assert {pair.seed for pair in plan.pairs} == {5}
-    assert [written(entry)["name"] for entry in spec.methods] == ["naive"] + ["confidence"] * 5
+    names = Counter(written(entry)["name"] for entry in spec.methods)
+    assert names == {"naive": 3, "confidence": 6}  # naive as it is, and with the settings of either winner
     by_label = {pair.method: pair for pair in plan.pairs if (pair.weak, pair.strong) == ("w8", "w16")}
-    matched, reference = by_label["tuned (weak)"], by_label["tuned (weak), grid's ceiling"]
+    matched, reference = by_label["tuned (weak) abc#4"], by_label["tuned (weak) abc#4, grid's ceiling"]
     default = by_label[methods.default]
     assert matched.student_id == reference.student_id != default.student_id
     assert matched.supervisor_id == reference.supervisor_id == default.supervisor_id
     assert plan.runs[matched.ceiling_id].settings.epochs == 3
     assert reference.ceiling_id == default.ceiling_id
+    alike = by_label[methods.reference["weak"]]
+    assert plan.runs[alike.student_id].method.name == "naive"
+    assert plan.runs[alike.student_id].settings == plan.runs[matched.student_id].settings
+    assert alike.ceiling_id == default.ceiling_id
+    assert plan.runs[by_label[methods.front["weak"]["7"]].student_id].settings.epochs == 2
     assert [pair.method for pair in plan.pairs if pair.oracle and pair.strong == "w16"] == [
-        "tuned (oracle) [oracle]",
-        "tuned (oracle), grid's ceiling [oracle]",
+        "tuned (oracle) abc#2 [oracle]",
+        "tuned (oracle) abc#2, grid's ceiling [oracle]",
+        "naive, finetuned as tuned (oracle) abc#2 [oracle]",
     ]
 
 
 def test_exported_settings_are_a_sweep_that_plans_the_same_students(open_tune, tmp_path):
-    from sweep.session import Session
-    from sweep.tuning.fresh import as_mapping
-
     session = open_tune()
     params = {"method.max_weight": 0.75, "finetune.epochs": 3}
-    methods = fresh_methods(session.tune, {"weak": params}, {"weak": {}})
+    methods = fresh_methods(session.tune, {"weak": Winner(4, params)}, {}, name="abc")
     path = tmp_path / "best.yaml"
-    path.write_text(yaml.safe_dump(as_mapping(exported(session.spec, methods))))
-    again = Session.open(str(path), session.store.root)
-    assert [pair.method for pair in again.plan.pairs[:3]] == ["naive", "confidence", "tuned (weak)"]
-    candidate = session.shared("weak").expand(entry_of(session.tune.method, params))
-    planned = {pair.student_id for pair in again.plan.pairs if pair.method == "tuned (weak)"}
-    assert {run_id for run_id, _ in candidate.students} <= planned
+    path.write_text(yaml.safe_dump(as_mapping(exported(session.spec, methods, session.scopes[1], session.store.root))))
+    again = Session.open(str(path))
+    assert again.store.root == session.store.root
+    assert [pair.method for pair in again.plan.pairs[:3]] == ["naive", "confidence", "tuned (weak) abc#4"]
+    assert {pair.seed for pair in again.plan.pairs} == {5}
+    spec, inputs = narrowed(fresh_spec(session.spec, session.scopes[1], methods), session.inputs, session.scopes[1])
+    measured = build_plan(spec, inputs).pairs
+    for label in ("confidence", "tuned (weak) abc#4"):
+        planned = {pair.student_id for pair in again.plan.pairs if pair.method == label}
+        assert planned == {pair.student_id for pair in measured if pair.method == label}
