@@ -20,7 +20,7 @@ from analysis.plots.layout import grid, panels, slanted
 from analysis.plots.marks import ORACLE_LINE, arms, log_ticks, nothing_here
 from analysis.plots.style import FLOOR_COLOUR, METHOD_COLOURS, luminance, style, wrapped
 from analysis.tuning.candidates import axis_values, categories_of, progress
-from analysis.tuning.fresh import Fresh
+from analysis.tuning.fresh import MATCHED_NAIVE, Fresh
 from analysis.tuning.reading import Parameter, StudyFiles
 
 COLOURS = {"weak": METHOD_COLOURS[0], "oracle": METHOD_COLOURS[1]}
@@ -135,7 +135,7 @@ def best_panel(ax: Axes, study: StudyFiles, *, by: str) -> None:
         ax.set_xticks([])
         return
     if by == "flops" and frame["work"][-1] == 0:
-        nothing_here(ax, "no new runs: all were\nshared with the other search")
+        nothing_here(ax, "no new runs: all were\nthere already")
         ax.set_xticks([])
         return
     best = frame.filter(pl.col("best").is_not_null())
@@ -545,9 +545,11 @@ def fresh_pgr_panel(ax: Axes, fresh: Fresh) -> None:
         nothing_here(ax, "no gap that can be told from zero")
         return
     shown = shown.unique(["contender", "method"], keep="first", maintain_order=True)  # one ceiling, one point
+    naive = [c.name for c in fresh.contenders if c.role == MATCHED_NAIVE]  # as grey as naive is
     for row in shown.iter_rows(named=True):
         two = shown.filter(pl.col("contender") == row["contender"]).height > 1
         shift, marker = (-0.13, "o") if row["ceiling"] == "reference" else (0.13, "D")
+        row = row | {"objective": None} if row["contender"] in naive else row
         _bar(ax, row, "pgr", names.index(row["contender"]) + two * shift, marker)
     ax.axvline(0, color="#666666", linewidth=1.0)
     ax.axvline(1, color="#999999", linewidth=0.9, linestyle=(0, (4, 2)))
@@ -566,7 +568,8 @@ def fresh_difference_panel(ax: Axes, fresh: Fresh) -> None:
         nothing_here(ax, "nothing to compare")
         ax.set_yticks([])
         return
-    _rows_on(ax, [f"{row['contender']}\n− {row['reference']}" for row in rows.iter_rows(named=True)])
+    names = rows.select("contender", "reference").iter_rows()
+    _rows_on(ax, [f"{one}\n− {wrapped(fresh.reference_in_words(one, other), 42)}" for one, other in names])
     objective = {c.name: c.objective for c in fresh.contenders}
     for place, row in enumerate(rows.iter_rows(named=True)):
         _bar(ax, row | {"objective": objective[row["contender"]]}, "accuracy_difference", place, "o", 100.0)
@@ -576,7 +579,8 @@ def fresh_difference_panel(ax: Axes, fresh: Fresh) -> None:
 def compared_pairs(fresh: Fresh) -> list[tuple[str, str]]:
     """Who is compared with whom in the figure of pairs: winners; the rest is in the tables."""
     front = [c.name for c in fresh.contenders if c.role == "front"]
-    frame = fresh.pairs.filter(~pl.col("contender").is_in(front) & (pl.col("reference") != REFERENCE_METHOD))
+    naive = [c.name for c in fresh.contenders if c.role in (REFERENCE_METHOD, MATCHED_NAIVE)]
+    frame = fresh.pairs.filter(~pl.col("contender").is_in(front) & ~pl.col("reference").is_in(naive))
     return frame.select("contender", "reference").unique(maintain_order=True).rows()
 
 

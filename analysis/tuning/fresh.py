@@ -2,13 +2,16 @@
 
 The fresh instances are an ordinary sweep in the storage, whose manifest names a method for the default configuration,
 and one or two for each tuned one: the same students measured against the reference ceiling (finetuned as the default
-is) and against the matched one (finetuned as they are). Everything is computed from the draws of `analysis.estimate`;
+is) and against the matched one (finetuned as they are). Where a winner changes finetuning settings, naive with the same
+settings tells what its method adds by itself. Everything is computed from the draws of `analysis.estimate`;
 over several tasks from draws that are joint over tasks as in `analysis.across_tasks`, a mean over tasks of each task's
-own value, which is how the search weighs them too.
+own value. The search weighs tasks equally, too, but its PGR is one of accuracies averaged over tasks; so is the value
+that stands beside it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -30,8 +33,19 @@ ALL_TASKS = None
 GROUPS = ("all", "searched", "not searched", "largest")
 """Which pairs: all; those that the search used, at other seeds; those that it did not; those of the largest student."""
 DEFAULT = "default"
+MATCHED_NAIVE = "matched naive"
+"""Role of naive with a winner's finetuning settings."""
 KEYED_METRICS = ("pgr", "accuracy", "agreement")
 """What the draws of `analysis.estimate` have columns for."""
+_ANY = (-np.inf, np.inf)
+_METRIC_LIMITS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "accuracy": (SHARE, SHARE_DIFFERENCE),
+    "agreement": (SHARE, SHARE_DIFFERENCE),
+    "confidence": ((0.5, 1.0), (-0.5, 0.5)),
+    "log_loss": ((-np.inf, 0.0), _ANY),
+    "weak_log_loss": ((-np.inf, 0.0), _ANY),
+}
+"""Which values a metric of the search, larger being better, and a difference of two can have at all."""
 
 
 def _columns(*names: str) -> dict[str, Any]:
@@ -73,17 +87,26 @@ class Contender:
     name: str
     """`default`, `tuned (weak)`, `tuned [oracle]`, `front 12 (weak)`."""
     role: str
-    """`default`, `tuned`, `front` or `naive`."""
+    """`default`, `tuned`, `front`, `naive` or `matched naive`."""
     label: str
     """Its method in the manifest, against the reference ceiling."""
     matched: str | None = None
     """The same against the ceiling that is finetuned as it is; None where that is the reference ceiling."""
     objective: str | None = None
     number: int | None = None
+    """Of the candidate; of a winner of an earlier session that one's, None where it is not known."""
 
     @property
     def oracle(self) -> bool:
         return self.objective == ORACLE
+
+    @property
+    def changes_finetuning(self) -> bool:
+        """Whether it is finetuned otherwise than the default, so that it differs from naive not by its method only."""
+        return self.matched is not None
+
+
+OTHER_FINETUNING = "other finetuning settings, too"
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,8 @@ class Fresh:
     n_test: int
     options: Options
     complete: bool = True
+    alike: frozenset[frozenset[str]] = frozenset()
+    """Names of two contenders whose students are the same runs."""
     results: Results | None = field(default=None, repr=False)
     estimates: Estimates | None = field(default=None, repr=False)
 
@@ -115,6 +140,16 @@ class Fresh:
     def named(self, role: str, objective: str | None = None) -> Contender | None:
         """The contender in a role."""
         return next((c for c in self.contenders if c.role == role and objective in (None, c.objective)), None)
+
+    def same(self, one: Contender, other: Contender) -> bool:
+        """Whether two contenders are one configuration: the same students, whatever the manifest calls them."""
+        return one.label == other.label or frozenset((one.name, other.name)) in self.alike
+
+    def reference_in_words(self, contender: str, reference: str) -> str:
+        """What is subtracted; of naive it is said where not only the method differs."""
+        own = next((c for c in self.contenders if c.name == contender), None)
+        confounded = reference == REFERENCE_METHOD and own is not None and own.changes_finetuning
+        return f"{reference} ({OTHER_FINETUNING})" if confounded else reference
 
     def value_of(self, objective: str, number: int | None, default: int | None) -> dict[str, Any] | None:
         """The row of `methods` of a candidate against the reference ceiling; None where it was not evaluated."""
@@ -142,15 +177,24 @@ def contenders_of(files: TuningFiles) -> tuple[Contender, ...]:
     if not fresh:
         return ()
     found = [Contender(DEFAULT, DEFAULT, fresh["default"])] if fresh.get("default") else []
-    best = {study.objective: study.best for study in files.studies}
+    best = {} if fresh.get("stale") else {study.objective: study.best for study in files.studies}
+    winners = best | (fresh.get("winners") or {})
     for objective, labels in (fresh.get("tuned") or {}).items():
         matched = labels["matched"] if labels["matched"] != labels["reference"] else None
         found.append(
-            Contender(name_of(objective), "tuned", labels["reference"], matched, objective, best.get(objective))
+            Contender(name_of(objective), "tuned", labels["reference"], matched, objective, winners.get(objective))
         )
+    for objective, label in (fresh.get("reference") or {}).items():
+        if label and label != REFERENCE_METHOD and all(label not in (c.label, c.matched) for c in found):
+            name = f"{REFERENCE_METHOD}, finetuned as {name_of(objective)}"
+            found.append(Contender(name, MATCHED_NAIVE, label, None, objective))
     for objective, members in (fresh.get("front") or {}).items():
         for number, label in sorted(members.items(), key=lambda item: int(item[0])):
-            if any(c.label == label and c.number in (None, int(number)) for c in found):
+            if any(
+                (c.label == label and c.number in (None, int(number)))
+                or (c.role == "tuned" and (c.objective, c.number) == (objective, int(number)))
+                for c in found
+            ):
                 continue  # the winner of the search, or the default
             found.append(Contender(f"front {number} {_of(objective)}", "front", label, None, objective, int(number)))
     return tuple(found)
@@ -168,10 +212,8 @@ def evaluate(files: TuningFiles, options: Options | None = None) -> Fresh:
         estimates = estimate(results, options)
     except AnalysisError as error:
         return _nothing(contenders, options, (f"the fresh instances cannot be read: {error}",))
-    problems = [
-        *results.problems,
-        *(f"left out of the fresh instances: {t}" for t in described.get("not_applicable") or ()),
-    ]
+    left_out = (f"left out of the fresh instances: {text}" for text in described.get("not_applicable") or ())
+    problems = [with_short_names(text, contenders) for text in (*results.problems, *left_out)]
     if not results.missing.is_empty():
         total = results.pairs.height + results.missing.height
         problems.append(
@@ -192,7 +234,7 @@ def evaluate(files: TuningFiles, options: Options | None = None) -> Fresh:
     joint = _Joint(sections, options)
     searched = {(i["task"], i["weak"], i["strong"]) for i in files.summary.get("instances") or ()}
     default = next((c for c in contenders if c.role == DEFAULT), None)
-    against = _comparisons(contenders, default)
+    against = _comparisons(contenders, default, described.get("reference") or {})
     methods = [row for c in contenders for row in _method_rows(c, joint, estimates, known)]
     differences = [row for one, other in against for row in _difference_rows(one, other, joint, estimates, searched)]
     pairs = [row for one, other in against for row in _pair_rows(one, other, joint, searched)]
@@ -212,9 +254,25 @@ def evaluate(files: TuningFiles, options: Options | None = None) -> Fresh:
         n_test=sum(section.drawn.n_test for section in sections),
         options=options,
         complete=results.missing.is_empty(),
+        alike=frozenset(frozenset((a.name, b.name)) for a, b in combinations(contenders, 2) if _same(a, b, joint)),
         results=results,
         estimates=estimates,
     )
+
+
+def with_short_names(text: str, contenders: Sequence[Contender]) -> str:
+    """A text with the manifest's names of methods, some of which name the search too, as the report calls them."""
+    names = {c.label: c.name for c in contenders if c.role not in (DEFAULT, REFERENCE_METHOD)}
+    names |= {c.matched: c.name for c in contenders if c.matched is not None}
+    for label in sorted(names, key=len, reverse=True):
+        text = text.replace(label, names[label])
+    return text
+
+
+def _same(one: Contender, other: Contender, joint: "_Joint") -> bool:
+    """Whether they have the same students wherever both were trained."""
+    both = [pair for _, pairs in joint.common(one.label, other.label) for pair in pairs]
+    return bool(both) and all(a.student == b.student for a, b in both)
 
 
 def _nothing(contenders: tuple[Contender, ...], options: Options, problems: tuple[str, ...]) -> Fresh:
@@ -232,10 +290,21 @@ def _nothing(contenders: tuple[Contender, ...], options: Options, problems: tupl
     )
 
 
-def _comparisons(contenders: Sequence[Contender], default: Contender | None) -> list[tuple[Contender, Contender]]:
-    """Who minus whom: tuned minus default; both minus naive; what the oracle found minus what weak tuning found."""
+def _comparisons(
+    contenders: Sequence[Contender], default: Contender | None, matched_naive: Mapping[str, str]
+) -> list[tuple[Contender, Contender]]:
+    """Who minus whom: tuned minus default; tuned minus naive with the same finetuning settings; both minus naive;
+    what the oracle found minus what weak tuning found.
+
+    Args:
+        contenders: Who there is.
+        default: The one that is the default configuration.
+        matched_naive: Objective -> label of naive with the winner's finetuning settings.
+    """
     found = [(c, default) for c in contenders if default is not None and c.role in ("tuned", "front")]
     tuned = {c.objective: c for c in contenders if c.role == "tuned"}
+    by_label = {c.label: c for c in contenders if c.role == MATCHED_NAIVE}
+    found += [(c, by_label[label]) for of, c in tuned.items() if (label := matched_naive.get(of or "")) in by_label]
     naive = next((c for c in contenders if c.role == REFERENCE_METHOD), None)
     if naive is not None:
         found += [(c, naive) for c in contenders if c.role in (DEFAULT, "tuned")]
@@ -285,6 +354,8 @@ class _Joint:
         chosen: Chosen,
         statistic: Callable[[np.ndarray], np.ndarray],
         drawn: Mapping[int, Drawn] | None = None,
+        *,
+        of_task_means: bool = False,
     ) -> Interval:
         """Mean over tasks of a statistic of each task's pairs.
 
@@ -292,6 +363,7 @@ class _Joint:
             chosen: Whose columns.
             statistic: From column means, shape (..., pair, column), to shape (...).
             drawn: Draws of each section, by its place, where not those of the estimates.
+            of_task_means: The statistic of column means over pairs and then over tasks, instead.
 
         Returns:
             Arrays of shape (1,).
@@ -307,10 +379,10 @@ class _Joint:
         width = len(chosen[0][1][0])
 
         def over_tasks(columns: np.ndarray) -> np.ndarray:
-            of_tasks = [
-                statistic(part.reshape(*part.shape[:-1], -1, width)) for part in np.split(columns, starts, axis=-1)
-            ]
-            return np.mean(of_tasks, axis=0)[..., None]
+            tasks = [part.reshape(*part.shape[:-1], -1, width) for part in np.split(columns, starts, axis=-1)]
+            if of_task_means:
+                return statistic(np.mean([task.mean(axis=-2, keepdims=True) for task in tasks], axis=0))[..., None]
+            return np.mean([statistic(task) for task in tasks], axis=0)[..., None]
 
         return together.interval(over_tasks, range(together.estimate.size), level=self.options.level)
 
@@ -387,10 +459,13 @@ def _tasks_and_all(places: Iterable[int]) -> list[list[int]]:
 def _method_rows(
     contender: Contender, joint: _Joint, estimates: Estimates, known: set[str]
 ) -> Iterable[dict[str, Any]]:
-    for ceiling, label in (("reference", contender.label), ("matched", contender.matched or contender.label)):
+    both = (("reference", contender.label), ("matched", contender.matched or contender.label))
+    for ceiling, label in both[: 1 if contender.role == MATCHED_NAIVE else 2]:
         if label not in known:
             continue
         by_place = dict(joint.pairs_of(label))
+        if contender.role == MATCHED_NAIVE and any(p.baseline for own in by_place.values() for p in own.values()):
+            ceiling = "matched"
         for places in _tasks_and_all(by_place):
             pairs = [(place, list(by_place[place].values())) for place in places]
             every = [pair for _, own in pairs for pair in own]
@@ -472,9 +547,10 @@ def _difference_rows(
                 joint.interval([(place, [keys[part] for keys in own]) for place, own in sixes], _mean_gap).low[0]
                 for part in (slice(0, 3), slice(3, 6))
             ]
-            if min(gaps) > 0:
+            one_ceiling = all(a.baseline == b.baseline for _, both in chosen for a, b in both)
+            if min(gaps) > 0 and one_ceiling:
                 row |= bounds("pgr_difference", joint.interval(sixes, _pgr_of_means_difference))
-            if len(places) == 1 and group == "all" and one.label != other.label:
+            if len(places) == 1 and group == "all" and one.label != other.label and one_ceiling:
                 section = joint.sections[places[0]].grouped.section
                 of = estimates.of(section, compare(estimates, one.label, other.label))
                 of = of.filter(pl.col("size_gap").is_null())
@@ -518,7 +594,7 @@ def _search_row(
 ) -> dict[str, Any]:
     """The winner's value and gain in the search, and on fresh instances: at the search's own pairs where these have
     them, so that only seeds and examples are new."""
-    best, start = study.candidate(study.best), study.candidate(study.default)
+    best, start = study.candidate(tuned.number), study.candidate(study.default)
     row: dict[str, Any] = {"objective": study.objective, "metric": study.metric, "contender": tuned.name}
     row["search_tuned"] = best["value"] if best else None
     row["search_default"] = start["value"] if start else None
@@ -555,9 +631,10 @@ def _fresh_metric(metric: str, chosen: Both, joint: _Joint, results: Results, *,
     Raises:
         AnalysisError: The metric is not one that predictions of these runs give.
     """
-    one, difference, drawn = _mean, _mean_difference, None
+    one, difference, drawn, of_task_means = _mean, _mean_difference, None, metric == "pgr"
     if metric == "pgr":
-        if joint.interval(_keys(chosen, lambda a, _: a.accuracy_keys), _mean_gap).low[0] <= 0:
+        triples = _keys(chosen, lambda a, _: a.accuracy_keys)
+        if joint.interval(triples, _mean_gap, of_task_means=True).low[0] <= 0:
             raise AnalysisError("the mean gap of the fresh instances cannot be told from zero, so PGR means nothing")
         one, difference = _pgr_of_means, _pgr_of_means_difference
     elif metric not in KEYED_METRICS:
@@ -570,10 +647,14 @@ def _fresh_metric(metric: str, chosen: Both, joint: _Joint, results: Results, *,
             return pair.accuracy_keys
         return [_student(pair)] if metric == "accuracy" else [_metric_key(metric, pair)]
 
-    found = bounds("fresh_tuned", joint.interval(_keys(chosen, lambda a, _: keys(a)), one, drawn))
+    def of(name: str, keys: Chosen, statistic: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+        limits = _METRIC_LIMITS.get(metric, (_ANY, _ANY))[statistic is difference]
+        return bounds(name, _cut(joint.interval(keys, statistic, drawn, of_task_means=of_task_means), limits))
+
+    found = of("fresh_tuned", _keys(chosen, lambda a, _: keys(a)), one)
     if with_default:
-        found |= bounds("fresh_default", joint.interval(_keys(chosen, lambda _, b: keys(b)), one, drawn))
-        found |= bounds("fresh_gain", joint.interval(_keys(chosen, lambda a, b: keys(a) + keys(b)), difference, drawn))
+        found |= of("fresh_default", _keys(chosen, lambda _, b: keys(b)), one)
+        found |= of("fresh_gain", _keys(chosen, lambda a, b: keys(a) + keys(b)), difference)
     return found
 
 

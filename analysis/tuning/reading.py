@@ -76,7 +76,7 @@ class StudyFiles:
     front: tuple[int, ...]
     """Numbers on the Pareto front."""
     default: int | None
-    """Number of the default configuration, where the space has it."""
+    """Number of the candidate whose runs are those of the default configuration, where there is one."""
     spent: Mapping[str, Any]
     ended: str
     importances_note: str
@@ -87,6 +87,8 @@ class StudyFiles:
     """`TRIALS_SCHEMA`, by number."""
     scores: pl.DataFrame = field(repr=False)
     importances: pl.DataFrame = field(repr=False)
+    gap: Mapping[str, Any] = field(default_factory=dict)
+    """Mean accuracies `weak` and `ceiling` of the search on validation, and its `n_examples`; empty where not known."""
 
     @property
     def oracle(self) -> bool:
@@ -183,6 +185,7 @@ def _study(store: Store, entry: Mapping[str, Any], problems: list[str]) -> Study
         trials=frames["trials"].sort("number"),
         scores=frames["scores"].sort("number", "instance"),
         importances=frames["importances"],
+        gap=entry.get("gap") or {},
     )
 
 

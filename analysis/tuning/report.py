@@ -105,8 +105,8 @@ def report_files(search: Tuning, *, command: str | None = None, spec_text: str |
         fresh_lines=fresh_lines(files, fresh),
         fresh_figures=fresh_figures,
         fresh_methods=html_table(_each_once(_named(fresh.methods)), _METHOD_COLUMNS),
-        fresh_differences=html_table(_named(_telling(fresh.differences)), _DIFFERENCE_COLUMNS),
-        fresh_pairs=html_table(_yes_or_no(fresh.pairs, "searched"), _PAIR_COLUMNS),
+        fresh_differences=html_table(_in_words(_named(_telling(fresh.differences)), fresh), _DIFFERENCE_COLUMNS),
+        fresh_pairs=html_table(_in_words(_yes_or_no(fresh.pairs, "searched"), fresh), _PAIR_COLUMNS),
         fresh_search=html_table(_yes_or_no(fresh.search, "same_pairs"), _SEARCH_COLUMNS),
         best_figure=best,
         importances_figure=importances,
@@ -184,6 +184,12 @@ def _telling(differences: pl.DataFrame) -> pl.DataFrame:
     joined = differences.join(every, on=key, how="left", validate="m:1", maintain_order="left")
     part = (pl.col("n_pairs") < pl.col("of")) & (pl.col("reference") != REFERENCE_METHOD)
     return joined.filter((pl.col("pairs") == "all") | part).drop("of")
+
+
+def _in_words(compared: pl.DataFrame, fresh: Fresh) -> pl.DataFrame:
+    """What is subtracted, with a note where not only the method differs."""
+    texts = [fresh.reference_in_words(*names) for names in compared.select("contender", "reference").iter_rows()]
+    return compared.with_columns(pl.Series("reference", texts, dtype=pl.String))
 
 
 def _yes_or_no(frame: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -309,7 +315,6 @@ _METHOD_COLUMNS = (
     Column("no gap", "n_no_gap", "count"),
     Column("seeds", "n_seeds", "count"),
     Column("test n", "n_test", "count"),
-    Column("method", "method", "text"),
 )
 _DIFFERENCE_COLUMNS = (
     Column("configuration", "contender", "text"),

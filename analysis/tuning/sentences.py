@@ -8,7 +8,7 @@ import polars as pl
 from analysis.estimates import ORACLE_MARK, REFERENCE_METHOD
 from analysis.intervals import FEW_SEEDS
 from analysis.tuning.candidates import best_candidates, chains, most_important
-from analysis.tuning.fresh import Contender, Fresh
+from analysis.tuning.fresh import MATCHED_NAIVE, OTHER_FINETUNING, Contender, Fresh
 from analysis.tuning.reading import StudyFiles, TuningFiles, params_of, settings_in_words
 from analysis.wording import counted, estimated, in_points, listed, over_all, signed
 
@@ -61,7 +61,8 @@ def study_lines(study: StudyFiles, files: TuningFiles) -> list[str]:
     """What one search found."""
     return [
         _base(study),
-        *_cost(study),
+        *_noisy_gap(study),
+        *_cost(study, files),
         *_best(study, files),
         *_importances(study, files),
         *_chains(study, files),
@@ -91,19 +92,52 @@ _STATES = (
 )
 
 
-def _cost(study: StudyFiles) -> list[str]:
+def _noisy_gap(study: StudyFiles) -> list[str]:
+    """PGR divides by a gap: one within twice its standard error sqrt(2 x 0.25 / n), that of two shares near a half,
+    may as well be zero."""
+    weak, ceiling, n = (study.gap.get(key) for key in ("weak", "ceiling", "n_examples"))
+    if study.metric != "pgr" or weak is None or ceiling is None or not n:
+        return []
+    gap, error = ceiling - weak, (2 * 0.25 / n) ** 0.5
+    if gap >= 2 * error:
+        return []
+    return [
+        f"PGR on validation is unreliable here: the gap from weak {weak:.3f} to ceiling {ceiling:.3f} is {gap:.3f},"
+        f" below twice its standard error ({error:.3f} with {counted(n, 'example')}). PGR divides by the gap, so the"
+        " winner may owe its value to noise; more validation examples, wider pairs or the metric accuracy would help."
+    ]
+
+
+def _cost(study: StudyFiles, files: TuningFiles) -> list[str]:
     parts = []
-    if study.spent.get("work") == 0:
-        parts.append("no FLOPs of new runs, because all were shared with the other search")
+    if study.spent.get("work") == 0 and study.of_state("complete", "pruned").is_empty():
+        parts.append("no FLOPs of new runs")
+    elif study.spent.get("work") == 0:
+        why = "were made by the other search" if _all_made_by_another(study, files) else "were in the storage already"
+        parts.append(f"no FLOPs of new runs, because all {why}")
     elif study.spent.get("work") is not None:
         parts.append(f"{_power(study.spent['work'])} FLOPs of new runs (estimated)")
     if study.spent.get("seconds") is not None:
         parts.append(f"{_duration(study.spent['seconds'])} of wall clock")
     text = f"Spent: {', '.join(parts)}." if parts else ""
     shared = [f"{n} {kind.replace('_', ' ')}" for kind, n in study.shared_runs.items() if n]
-    if shared and study.candidate_runs is not None:
+    if shared and study.candidate_runs:
         text += f" Its {counted(study.candidate_runs, 'candidate run')} share {listed(shared)}, trained once."
     return [text.strip()] if text else []
+
+
+def _all_made_by_another(study: StudyFiles, files: TuningFiles) -> bool:
+    """Whether another search of the two met each of these candidates on as many instances, with new runs."""
+    made = [
+        (params_of(row), row["n_instances"] or 0)
+        for other in files.studies
+        if other.objective != study.objective
+        for row in other.of_state("complete", "pruned").filter(pl.col("new_work") > 0).iter_rows(named=True)
+    ]
+    return all(
+        any(params == params_of(row) and n >= (row["n_instances"] or 0) for params, n in made)
+        for row in study.of_state("complete", "pruned").iter_rows(named=True)
+    )
 
 
 def _power(flops: float) -> str:
@@ -184,6 +218,8 @@ def same_winner(files: TuningFiles) -> list[str]:
     winners = [(study, row) for study in files.studies if (row := study.candidate(study.best))]
     if len(winners) < 2:
         return []
+    if all(study.best == study.default for study, _ in winners):
+        return ["Both searches chose the default configuration: here ground truth on validation changes nothing."]
     if params_of(winners[0][1]) == params_of(winners[1][1]):
         return ["Both searches chose the same configuration: here ground truth on validation changes nothing."]
     return []
@@ -199,11 +235,55 @@ def fresh_lines(files: TuningFiles, fresh: Fresh) -> list[str]:
         return [f"Nothing is known about fresh instances yet{why}. What the search says of its winner is too good."]
     return [
         _fresh_base(files, fresh),
+        *_earlier_winners(files, fresh),
+        *_looked_before(files),
         *_gains(fresh),
         *_transfer(fresh),
         *_oracle_minus_weak(fresh),
         *(text for c in _told(fresh) for text in _contender(c.name, fresh)),
         *(text for study in files.studies for text in _winners_curse(study, fresh)),
+    ]
+
+
+def _earlier_winners(files: TuningFiles, fresh: Fresh) -> list[str]:
+    """Where the fresh instances are of an earlier session: whose they are."""
+    best = {study.objective: study.best for study in files.studies}
+    stale = bool((files.summary.get("fresh") or {}).get("stale"))
+    parts, others = [], False
+    for contender in (c for c in fresh.contenders if c.role == "tuned" and c.objective in best):
+        now = best[contender.objective or ""]
+        if contender.number == now and now is not None:
+            parts.append(f"{contender.name} is candidate {now}, still the winner")
+            continue
+        others = True
+        was = "a winner of that time" if contender.number is None else f"candidate {contender.number}"
+        is_now = "the search has no winner now" if now is None else f"the winner is candidate {now} now"
+        parts.append(f"{contender.name} is {was} there, while {is_now}")
+    if others:
+        of = "These fresh instances are of an earlier session; its winners are not the present best"
+        return [f"{of}: {'; '.join(parts)}. What follows is about the earlier ones."]
+    return ["These fresh instances are of an earlier session; the search has gone on since."] if stale else []
+
+
+def _looked_before(files: TuningFiles) -> list[str]:
+    """A choice made after a look at test is no longer blind."""
+    fresh = files.summary.get("fresh") or {}
+    winners = fresh.get("winners") or {}
+    seen: dict[str, set[int]] = {}
+    for earlier in fresh.get("looked_before") or ():
+        for objective, number in (earlier or {}).items():
+            if number is not None and number != winners.get(objective):
+                seen.setdefault(objective, set()).add(int(number))
+    if not seen:
+        return []
+    who = "; ".join(
+        f"{objective}: {'candidate' if len(numbers) == 1 else 'candidates'} {listed(map(str, sorted(numbers)))}"
+        for objective, numbers in seen.items()
+    )
+    return [
+        "These fresh instances have been looked at for"
+        f" {counted(sum(map(len, seen.values())), 'other winner')} before ({who}); a choice among them is no longer"
+        " blind."
     ]
 
 
@@ -262,8 +342,8 @@ def _row(fresh: Fresh, pairs: str, contender: str, reference: str = "default") -
 
 def _told(fresh: Fresh) -> list[Contender]:
     """Who gets sentences: winners and the default; candidates of a front only where there are no winners."""
-    chosen = [contender for contender in fresh.contenders if contender.role != "front"]
-    return chosen if fresh.named("tuned") else list(fresh.contenders)
+    apart = (MATCHED_NAIVE, "front") if fresh.named("tuned") else (MATCHED_NAIVE,)
+    return [contender for contender in fresh.contenders if contender.role not in apart]
 
 
 def _gains(fresh: Fresh) -> list[str]:
@@ -273,7 +353,8 @@ def _gains(fresh: Fresh) -> list[str]:
         if row is None:
             continue
         if _is_default(contender, fresh):
-            lines.append(f"{contender.name} is the default configuration, so they do not differ.")
+            which = "" if contender.number is None else f" (candidate {contender.number})"
+            lines.append(f"{contender.name}{which} is the default configuration, so they do not differ.")
             continue
         text = (
             f"{contender.name} minus default, paired: accuracy {in_points(row, 'accuracy_difference')} points"
@@ -282,7 +363,25 @@ def _gains(fresh: Fresh) -> list[str]:
         if row["pgr_difference"] is not None:
             text += f", PGR of mean accuracies {signed(row, 'pgr_difference')} against the reference ceiling"
         lines.append(f"{text}.")
-    return lines + _minus_naive(fresh)
+    return [*lines, *_minus_matched_naive(fresh), *_minus_naive(fresh)]
+
+
+def _minus_matched_naive(fresh: Fresh) -> list[str]:
+    """What the method adds by itself."""
+    parts = []
+    for contender in _told(fresh):
+        for other in (c for c in fresh.contenders if c.role == MATCHED_NAIVE):
+            row = _row(fresh, "all", contender.name, other.name)
+            if row is not None and not fresh.same(contender, other):
+                verdict = _verdict(row, "accuracy_difference")
+                difference = in_points(row, "accuracy_difference")
+                parts.append(f"{contender.name} {difference} points {_over(row, fresh)} ({verdict})")
+    if not parts:
+        return []
+    return [
+        f"Minus {REFERENCE_METHOD} with the same finetuning settings, accuracy (the clean comparison: only the method"
+        f" differs): {'; '.join(parts)}."
+    ]
 
 
 def _minus_naive(fresh: Fresh) -> list[str]:
@@ -290,7 +389,8 @@ def _minus_naive(fresh: Fresh) -> list[str]:
     for contender in _told(fresh):
         row = _row(fresh, "all", contender.name, REFERENCE_METHOD)
         if row is not None:
-            parts.append(f"{contender.name} {in_points(row, 'accuracy_difference')} points {_over(row, fresh)}")
+            note = f" ({OTHER_FINETUNING})" * contender.changes_finetuning
+            parts.append(f"{contender.name} {in_points(row, 'accuracy_difference')} points {_over(row, fresh)}{note}")
     return (
         [f"Minus {REFERENCE_METHOD} finetuning on the same weak labels, accuracy: {'; '.join(parts)}."] if parts else []
     )
@@ -306,7 +406,7 @@ def _over(row: Mapping[str, Any], fresh: Fresh) -> str:
 
 def _is_default(contender: Contender, fresh: Fresh) -> bool:
     default = fresh.named("default")
-    return default is not None and contender is not default and contender.label == default.label
+    return default is not None and contender is not default and fresh.same(contender, default)
 
 
 def _transfer(fresh: Fresh) -> list[str]:
@@ -353,8 +453,9 @@ def _oracle_minus_weak(fresh: Fresh) -> list[str]:
     oracle, weak = fresh.named("tuned", "oracle"), fresh.named("tuned", "weak")
     if oracle is None or weak is None:
         return []
-    if oracle.label == weak.label:
-        return ["The oracle helps by nothing: both searches have the same winner."]
+    if fresh.same(oracle, weak):
+        which = ", the default configuration" if _is_default(weak, fresh) else ""
+        return [f"The oracle helps by nothing: both searches have the same winner{which}."]
     row = _row(fresh, "all", oracle.name, weak.name)
     if row is None:
         return []
@@ -390,7 +491,9 @@ def _winners_curse(study: StudyFiles, fresh: Fresh) -> list[str]:
         f" Its {metric} is {row['search_tuned']:.3f} on validation in the search, {estimated(row, 'fresh_tuned')} on"
         f" test with {where}"
     )
-    if row["search_gain"] is not None and row["fresh_gain"] is not None:
+    contender = fresh.named("tuned", study.objective)
+    gains = contender is not None and not _is_default(contender, fresh)
+    if gains and row["search_gain"] is not None and row["fresh_gain"] is not None:
         text += (
             f"; its gain over the default {row['search_gain']:+.3f} in the search, {signed(row, 'fresh_gain')} there"
         )

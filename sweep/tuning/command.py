@@ -160,10 +160,10 @@ def _fresh_or_before(fresh: dict[str, Any] | None, before: dict[str, Any] | None
     """What the summary says of fresh instances; an earlier one is kept until there is a new one, and counted."""
     if fresh is None or before is None:
         return fresh or (before and before | {"stale": True})
-    looked = list(before.get("looked_before", []))
-    same_instances = before.get("seeds") == fresh["seeds"]
-    if same_instances and before.get("winners") != fresh["winners"] and before.get("winners") not in looked:
-        looked.append(before["winners"])
+    same_instances = before.get("scope") == fresh["scope"]
+    winners, looked = before.get("winners"), list(before.get("looked_before", []))
+    if winners and winners != fresh["winners"] and winners not in looked:
+        looked.append(winners)
     return fresh | {"looked_before": looked if same_instances else []}
 
 
@@ -340,6 +340,11 @@ def _measure(
     summary = {
         "sweep": fresh.sweep_id,
         "seeds": list(scope.seeds),
+        "scope": {
+            "pairs": [list(pair) for pair in scope.pairs],
+            "tasks": list(scope.tasks),
+            "seeds": list(scope.seeds),
+        },
         "default": methods.default,
         "tuned": methods.tuned,
         "front": methods.front,

@@ -7,6 +7,7 @@ import pytest
 from analysis import tuning
 from analysis.estimates import Options, compare
 from analysis.metrics import performance_gap_recovered
+from analysis.tuning import fresh as evaluation
 from analysis.tuning.fresh import contenders_of
 from analysis.tuning.reading import read_tuning
 from analysis.tuning.sentences import fresh_lines
@@ -35,6 +36,14 @@ def with_matched(root, label, sweep="fresh"):
     )
     pl.concat([manifest, rows]).write_parquet(path)
     return f"{label}, matched"
+
+
+def renamed(root, label, students_of=None, sweep="fresh"):
+    """Gives a method of the manifest another name, and the students of another one if asked."""
+    path = root / "sweeps" / sweep / "manifest.parquet"
+    manifest = pl.read_parquet(path)
+    rows = manifest.filter(pl.col("method") == students_of).with_columns(method=pl.lit(label))
+    pl.concat([manifest.filter(pl.col("method") != label), rows]).write_parquet(path)
 
 
 def fresh_block(matched=(), **more):
@@ -260,7 +269,8 @@ def test_naive_is_measured_beside_them_and_pairs_in_common_are_counted(tmp_path,
         "tuned (weak)": 2,
         "tuned [oracle]": 3,
     }
-    assert "left out of the fresh instances: tuned-weak on facts: 2 pairs left out, no rung between" in fresh.problems
+    left_out = "left out of the fresh instances: tuned (weak) on facts: 2 pairs left out, no rung between"
+    assert left_out in fresh.problems  # not by its name in the manifest
     lines = fresh_lines(search.files, fresh)
     assert any(
         "tuned (weak) minus default" in line and "over the 2 pairs of 3 that both have" in line for line in lines
@@ -275,3 +285,174 @@ def test_candidates_of_a_front_that_are_the_winner_are_not_told_twice(tmp_path):
     write_search(tmp_path, study, fresh=block)
     names = [contender.name for contender in contenders_of(read_tuning(str(tmp_path)))]
     assert names == ["default", "tuned (weak)", "tuned [oracle]", "front 3 (weak)"]
+
+
+def test_winners_are_one_configuration_when_their_students_are_the_same_runs(tmp_path, store_writer, small_world):
+    store_writer(tmp_path).world(fresh_world(small_world), sweep="fresh")
+    weak, oracle = "tuned (weak) d02b1694#4", "tuned (oracle) d02b1694#3 [oracle]"
+    block = fresh_block(winners={"weak": 4, "oracle": 3})
+    block["tuned"] = {
+        of: dict.fromkeys(("matched", "reference"), name) for of, name in (("weak", weak), ("oracle", oracle))
+    }
+    studies = made_up(6), made_up(6, objective="oracle", metric="pgr")
+
+    def told(*students):
+        for label, students_of in zip((weak, oracle), students, strict=True):
+            renamed(tmp_path, label, students_of)
+        write_search(tmp_path, *studies, fresh=block)
+        search = tuning.load(str(tmp_path), options=OPTIONS)
+        return "\n".join(fresh_lines(search.files, search.fresh))
+
+    text = told("tuned-weak", "tuned-weak")
+    assert "The oracle helps by nothing: both searches have the same winner." in text
+    assert "is the default configuration" not in text
+    text = told("confidence", "tuned-oracle [oracle]")
+    assert "tuned (weak) (candidate 4) is the default configuration, so they do not differ." in text
+    assert "tuned (weak) minus default" not in text
+    assert "tuned [oracle] minus default, paired" in text
+    assert "The oracle helps" not in text
+    assert "its gain over the default" in text.split("Winner's curse, tuned [oracle]")[1]
+    assert "its gain over the default" not in text.split("Winner's curse, tuned (weak)")[1].splitlines()[0]
+    text = told("confidence", "confidence")
+    assert "both searches have the same winner, the default configuration." in text
+    assert "d02b1694" not in text
+
+
+def with_matched_naive(tmp_path, store_writer, small_world):
+    """Winners by weak labels change finetuning settings; naive was trained with the same ones."""
+    pgrs = PGRS | {"naive": 0.0, "naive, finetuned as tuned-weak": 0.5}
+    world = fresh_world(small_world, methods=tuple(pgrs), pgr=lambda method, weak, strong: pgrs[method], n_test=2000)
+    store_writer(tmp_path).world(world, sweep="fresh")
+    with_matched(tmp_path, "tuned-weak")
+    block = fresh_block(matched=("weak",), reference={"weak": "naive, finetuned as tuned-weak"})
+    write_search(tmp_path, made_up(6), fresh=block)
+    return block
+
+
+def test_what_the_method_adds_is_told_at_equal_finetuning_settings(tmp_path, store_writer, small_world):
+    with_matched_naive(tmp_path, store_writer, small_world)
+    search = tuning.load(str(tmp_path), options=OPTIONS)
+    fresh = search.fresh
+    clean = "naive, finetuned as tuned (weak)"
+    row = row_of(fresh.differences, reference=clean, pairs="all")
+    pairs = fresh.results.pairs
+    means = [
+        pairs.filter(pl.col("method") == method)["student_acc"].mean()
+        for method in ("tuned-weak", "naive, finetuned as tuned-weak")
+    ]
+    assert row["contender"] == "tuned (weak)"
+    assert row["accuracy_difference"] == pytest.approx(means[0] - means[1])
+    assert row["pgr_difference"] is not None
+    assert row_of(fresh.methods, contender=clean)["ceiling"] == "reference"
+    lines = fresh_lines(search.files, fresh)
+    at = next(i for i, line in enumerate(lines) if "the clean comparison" in line)
+    assert lines[at].startswith("Minus naive with the same finetuning settings, accuracy")
+    assert f": tuned (weak) {100 * row['accuracy_difference']:+.2f} [" in lines[at]
+    plain = lines[at + 1].split("; ")
+    assert plain[0].startswith("Minus naive finetuning on the same weak labels, accuracy: default ")
+    assert [part.rstrip(".").endswith("(other finetuning settings, too)") for part in plain] == [False, True, False]
+    assert fresh.reference_in_words("tuned (weak)", "naive") == "naive (other finetuning settings, too)"
+    assert fresh.reference_in_words("tuned [oracle]", "naive") == "naive"
+    assert fresh.reference_in_words("tuned (weak)", "default") == "default"
+    search.plot("fresh")
+    assert all(not line.startswith(clean) for line in lines)  # it is there for the comparison only
+
+
+def test_pgrs_against_different_ceilings_are_not_subtracted(tmp_path, store_writer, small_world):
+    with_matched_naive(tmp_path, store_writer, small_world)
+    path = tmp_path / "sweeps" / "fresh" / "manifest.parquet"
+    other = pl.when(pl.col("method").str.starts_with("naive, ")).then(pl.lit("own ceiling")).otherwise("baseline")
+    pl.read_parquet(path).with_columns(baseline=other).write_parquet(path)
+    fresh = tuning.load(str(tmp_path), options=OPTIONS).fresh
+    clean = "naive, finetuned as tuned (weak)"
+    row = row_of(fresh.differences, reference=clean, pairs="all")
+    assert row["accuracy_difference"] > 0
+    assert (row["pgr_difference"], row["mean_pgr_difference"]) == (None, None)
+    assert row_of(fresh.methods, contender=clean)["ceiling"] == "matched"
+
+
+@pytest.mark.parametrize("label", [None, "naive", "tuned-weak"])
+def test_no_clean_comparison_where_there_is_none_to_make(tmp_path, label):
+    write_search(tmp_path, made_up(6), fresh=fresh_block(reference={"weak": label}))
+    names = [contender.name for contender in contenders_of(read_tuning(str(tmp_path)))]
+    assert names == ["default", "tuned (weak)", "tuned [oracle]"]
+
+
+def test_values_of_the_winner_stay_within_what_a_share_can_be(tmp_path, store_writer, small_world, monkeypatch):
+    world = fresh_world(small_world, ceiling=(0.98, 0.99, 0.995), pgr=lambda *_: 0.99, seed_sd=0.25)
+    store_writer(tmp_path).world(world, sweep="fresh")
+    write_search(tmp_path, made_up(6, metric="accuracy"), fresh=fresh_block())
+    cut = row_of(tuning.load(str(tmp_path), options=OPTIONS).fresh.search, objective="weak")
+    monkeypatch.setattr(evaluation, "_METRIC_LIMITS", {})
+    uncut = row_of(tuning.load(str(tmp_path), options=OPTIONS).fresh.search, objective="weak")
+    assert uncut["fresh_tuned_high"] > 1
+    assert cut["fresh_tuned_high"] == 1
+    assert cut["fresh_tuned_low"] == uncut["fresh_tuned_low"]
+
+
+def test_the_pgr_of_a_search_over_tasks_is_that_of_accuracies_averaged_over_them(tmp_path, store_writer, small_world):
+    writer = store_writer(tmp_path)
+    gaps = {"facts": (0.7, 0.8, 0.9), "other": (0.85, 0.9, 0.95)}
+    for seed, (task, ceiling) in enumerate(gaps.items()):
+        pgr = {"facts": 0.2, "other": 0.9}[task]
+        writer.world(
+            fresh_world(small_world, task=task, ceiling=ceiling, pgr=lambda *_, p=pgr: p), sweep=task, random_seed=seed
+        )
+    frames = [pl.read_parquet(tmp_path / "sweeps" / task / "manifest.parquet") for task in gaps]
+    (tmp_path / "sweeps" / "fresh").mkdir()
+    pl.concat(frames).write_parquet(tmp_path / "sweeps" / "fresh" / "manifest.parquet")
+    instances = [{"task": t, "weak": "rung0", "strong": "rung2", "seed": 9} for t in gaps]
+    write_search(tmp_path, made_up(6, objective="oracle", metric="pgr"), fresh=fresh_block(), instances=instances)
+    fresh = tuning.load(str(tmp_path), options=OPTIONS).fresh
+    row = row_of(fresh.search, objective="oracle")
+    own = fresh.results.pairs.filter(
+        (pl.col("method") == "tuned-oracle [oracle]") & (pl.col("weak") == "rung0") & (pl.col("strong") == "rung2")
+    )
+    assert sorted(own["task"].unique()) == ["facts", "other"]  # equally many pairs and seeds of each
+    expected = performance_gap_recovered(*(own[f"{who}_acc"].mean() for who in ("weak", "student", "ceiling")))
+    assert row["fresh_tuned"] == pytest.approx(expected)
+
+
+def lines_of(tmp_path, store_writer, small_world, **more):
+    """Sentences about fresh instances of a search whose winner is candidate 4."""
+    if not (tmp_path / "sweeps").exists():
+        store_writer(tmp_path).world(fresh_world(small_world), sweep="fresh")
+    write_search(tmp_path, made_up(6, best=4), fresh=fresh_block(**more))
+    search = tuning.load(str(tmp_path), options=OPTIONS)
+    return "\n".join(fresh_lines(search.files, search.fresh)), search.fresh
+
+
+def test_fresh_instances_of_an_earlier_session_are_of_its_own_winner(tmp_path, store_writer, small_world):
+    world = (tmp_path, store_writer, small_world)
+    text, fresh = lines_of(*world, winners={"weak": 3}, stale=True)
+    assert (
+        "These fresh instances are of an earlier session; its winners are not the present best: tuned (weak) is" in text
+    )
+    assert "tuned (weak) is candidate 3 there, while the winner is candidate 4 now" in text
+    assert fresh.value_of("weak", 3, 0)["contender"] == "tuned (weak)"
+    assert fresh.value_of("weak", 4, 0) is None
+    files = read_tuning(str(tmp_path))
+    assert row_of(fresh.search, objective="weak")["search_tuned"] == files.studies[0].candidate(3)["value"]
+    text, fresh = lines_of(*world, stale=True)  # of a summary without numbers
+    assert "tuned (weak) is a winner of that time there, while the winner is candidate 4 now" in text
+    assert fresh.value_of("weak", 4, 0) is None
+    text, _ = lines_of(*world, winners={"weak": 3})
+    assert "not the present best" in text
+    for same in ({"winners": {"weak": 4, "oracle": 2}}, {}):
+        text, fresh = lines_of(*world, **same)
+        assert "earlier session" not in text
+        assert fresh.value_of("weak", 4, 0)["contender"] == "tuned (weak)"
+
+
+def test_earlier_looks_at_the_same_instances_are_counted(tmp_path, store_writer, small_world):
+    def told(**more):
+        text, _ = lines_of(tmp_path, store_writer, small_world, winners={"weak": 4, "oracle": 2}, **more)
+        return [line for line in text.splitlines() if "looked at" in line]
+
+    assert told() == told(looked_before=[]) == told(looked_before=[{"weak": 4}, {}, None]) == []
+    looked = [{"weak": 10, "oracle": 2}, {"weak": 7, "oracle": 3}, {"weak": 10, "oracle": None}]
+    assert told(looked_before=looked) == [
+        "These fresh instances have been looked at for 3 other winners before (weak: candidates 7 and 10; oracle:"
+        " candidate 3); a choice among them is no longer blind."
+    ]
+    assert "for 1 other winner before (weak: candidate 7)" in told(looked_before=[{"weak": 7}])[0]

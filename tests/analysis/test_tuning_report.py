@@ -208,20 +208,103 @@ def test_a_winner_without_the_default_in_the_space(tmp_path, without_drawing):
     assert "The default configuration is not among the candidates" in summary
 
 
-def test_a_search_whose_runs_were_all_shared_has_no_flops_to_show(tmp_path, without_drawing):
-    rows = [trial(0, "complete", 0.8, {"method.max_weight": 0.5}, new_work=0.0)]
-    spent = {"trials": 1, "work": 0.0, "seconds": 1.0}
-    write_search(tmp_path, study(rows, best=0, spent=spent))
+SHARED = "no FLOPs of new runs, because all were made by the other search"
+STORED = "no FLOPs of new runs, because all were in the storage already"
+
+
+def without_new_runs(*weights, n=4, state="complete", **more):
+    """A study that made no run."""
+    rows = [trial(i, state, 0.8, {"method.max_weight": w}, new_work=0.0, n_instances=n) for i, w in enumerate(weights)]
+    return study(rows, best=0, spent={"trials": len(rows), "work": 0.0, "seconds": 1.0}, **more)
+
+
+def test_a_search_without_new_runs_has_no_flops_to_show(tmp_path, without_drawing):
+    write_search(tmp_path, without_new_runs(0.5))
     _, summary, _ = pages(tmp_path)
-    assert "Spent: no FLOPs of new runs, because all were shared with the other search, 1 s of wall clock." in summary
+    assert f"Spent: {STORED}, 1 s of wall clock." in summary
+    assert "the other search" not in summary
     ax = tuning.load(str(tmp_path)).plot("best", by="flops")
-    assert [text.get_text() for text in ax.texts] == ["no new runs: all were\nshared with the other search"]
+    assert [text.get_text() for text in ax.texts] == ["no new runs: all were\nthere already"]
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (without_new_runs(0.5, 0.7, objective="oracle"), SHARED),
+        (without_new_runs(0.5, 0.6, objective="oracle"), STORED),  # one that the other search did not have
+        (without_new_runs(0.5, n=6, objective="oracle"), STORED),  # on more instances than there
+        (without_new_runs(0.5, state="failed", objective="oracle"), "Spent: no FLOPs of new runs, 1 s"),
+    ],
+)
+def test_runs_are_said_to_be_shared_with_the_other_search_where_they_are(tmp_path, without_drawing, own, told):
+    rows = [trial(i, "complete", 0.8, {"method.max_weight": w}) for i, w in enumerate((0.7, 0.5))]
+    write_search(tmp_path, study(rows, best=0), own)
+    _, summary, _ = pages(tmp_path)
+    assert told in summary
+
+
+def test_candidates_without_runs_share_nothing(tmp_path, without_drawing):
+    write_search(tmp_path, made_up(6, candidate_runs=0))
+    _, summary, _ = pages(tmp_path)
+    assert "candidate run" not in summary
+
+
+@pytest.mark.parametrize(
+    ("gap", "noisy"),
+    [
+        ({"weak": 0.70, "ceiling": 0.74, "n_examples": 800}, True),  # standard error 0.025
+        ({"weak": 0.70, "ceiling": 0.749, "n_examples": 800}, True),
+        ({"weak": 0.70, "ceiling": 0.751, "n_examples": 800}, False),
+        ({"weak": 0.74, "ceiling": 0.70, "n_examples": 800}, True),
+        ({"weak": 0.70, "ceiling": None, "n_examples": 800}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_pgr_over_a_gap_that_may_be_noise_is_called_unreliable(tmp_path, without_drawing, gap, noisy):
+    write_search(tmp_path, made_up(6, objective="oracle", metric="pgr", gap=gap))
+    _, summary, _ = pages(tmp_path)
+    assert ("PGR on validation is unreliable here" in summary) == noisy
+    assert ("twice its standard error (0.025 with 800 examples)" in summary) == noisy
+    write_search(tmp_path, made_up(6, metric="accuracy", gap=gap))  # which has no gap to divide by
+    _, summary, _ = pages(tmp_path)
+    assert "unreliable" not in summary
+
+
+def test_the_meaning_of_the_metric_is_printed_as_it_is(tmp_path, without_drawing):
+    meaning = "agreement with supervisors of all other rungs, larger ones too: not only the pair's own"
+    write_search(tmp_path, made_up(6, metric="cross_agreement", meaning=meaning))
+    text, summary, _ = pages(tmp_path)
+    assert f"cross_agreement ({meaning});" in summary
+    assert f"cross_agreement ({meaning.replace(chr(39), '&#39;')});" in text
+
+
+def test_names_of_the_manifest_stay_in_the_tables(tmp_path, store_writer, small_world, without_drawing):
+    fresh = fresh_store(store_writer(tmp_path), small_world)
+    path = tmp_path / "sweeps" / "fresh" / "manifest.parquet"
+    long = "tuned (weak) d02b1694#9"
+    names = pl.col("method").str.replace("tuned-weak", long, literal=True)
+    pl.read_parquet(path).with_columns(method=names).write_parquet(path)
+    fresh["tuned"]["weak"] = {"matched": long, "reference": long}
+    fresh["not_applicable"] = [f"{long} on facts: 1 pair left out"]
+    write_search(tmp_path, made_up(12), fresh=fresh)
+    text, summary, files = pages(tmp_path)
+    assert "tuned (weak) minus default, paired" in summary
+    assert "instances: tuned (weak) on facts: 1 pair left out" in summary
+    assert "d02b1694" not in text + summary
+    assert long in files["tables/fresh_methods.csv"].decode()
+
+
+def test_searches_that_both_chose_the_default_say_so(tmp_path, without_drawing):
+    write_search(tmp_path, made_up(8, best=0), made_up(8, objective="oracle", metric="pgr", best=0))
+    _, summary, _ = pages(tmp_path)
+    assert "Both searches chose the default configuration" in summary
 
 
 def test_both_searches_with_one_winner_say_so(tmp_path, store_writer, small_world, without_drawing):
     fresh = fresh_store(store_writer(tmp_path), small_world)
     fresh["tuned"]["oracle"] = fresh["tuned"]["weak"]
-    write_search(tmp_path, made_up(8), made_up(8, objective="oracle", metric="pgr"), fresh=fresh)
+    write_search(tmp_path, made_up(8, best=4), made_up(8, objective="oracle", metric="pgr", best=4), fresh=fresh)
     _, summary, _ = pages(tmp_path)
     assert "Both searches chose the same configuration" in summary
     assert "The oracle helps by nothing: both searches have the same winner." in summary

@@ -102,11 +102,14 @@ def test_the_best_is_compared_with_the_default_on_fresh_instances_and_exported(u
 def test_the_same_command_again_runs_nothing_and_more_trials_go_on(undisturbed, tmp_path):
     spec, storage, _ = undisturbed
     before, trials = Results(spec, storage).attempts(), trials_of(storage)
+    before_fresh = summary_of(storage)["fresh"]
     text = w2s("tune", spec, "--storage", storage, "--no-report", cwd=tmp_path)
     assert "nothing to run" in text
     assert Results(spec, storage).attempts() == before
     w2s("tune", spec, "--storage", storage, "--trials", 5, "--no-report", cwd=tmp_path)
     after = trials_of(storage)
+    fresh, first = summary_of(storage)["fresh"], before_fresh["winners"]
+    assert fresh["looked_before"] == ([first] if fresh["winners"] != first else [])
     assert {name: rows[:4] for name, rows in after.items()} == trials
     assert {name: len(rows) for name, rows in after.items()} == {"weak": 5, "oracle": 5}
 
