@@ -78,7 +78,7 @@ class Tally:
             if runs
         ]
         return (
-            ", ".join([f"{self.fraction:.0%} of the FLOPs to run are done", *lost, f"{duration(self.elapsed)} gone"])
+            ", ".join([f"{self.fraction:.0%} of FLOPs done", *lost, f"{duration(self.elapsed)} gone"])
             + when
         )
 
@@ -116,8 +116,12 @@ class LiveProgress:
             cells = [str(states[s]) if states[s] else "·" for s in ("done", "running", "waiting", "failed", "blocked")]
             table.add_row(kind.replace("_", " "), *cells)
         bar = ProgressBar(total=1.0, completed=self._tally.fraction, width=40)
-        now = Text("  now: " + "; ".join(run.label for run in list(self._now.values())[:2]), style="dim", no_wrap=True)
-        return Group(table, Text(), bar, Text(" " + self._tally.line), now)
+        now = [Text(f"  now: {run.label}", style="dim", no_wrap=True, overflow="ellipsis") for run in self._latest]
+        return Group(table, Text(), bar, Text(" " + self._tally.line), *now)
+
+    @property
+    def _latest(self) -> list[Run]:
+        return list(self._now.values())[:2]
 
 
 class PlainProgress:

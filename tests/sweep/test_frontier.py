@@ -100,9 +100,9 @@ def test_what_failed_or_is_blocked_is_not_counted_as_done(monkeypatch):
     assert {frontier.pop(), frontier.pop()} == {"a", "b"}
     now[0] += 10
     frontier.fail("b", "why")
-    assert tally.line == "0% of the FLOPs to run are done, 1 failed, 1 blocked, 10 s gone"
+    assert tally.line == "0% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     frontier.succeed("a")
-    assert tally.line == "30% of the FLOPs to run are done, 1 failed, 1 blocked, 10 s gone"
+    assert tally.line == "30% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     assert tally.seconds_left == 0
 
 
@@ -116,7 +116,7 @@ def test_the_time_left_is_that_of_what_can_still_run(monkeypatch):
     now[0] = 60
     frontier.succeed(str(first))
     frontier.fail(str(second), "why")
-    assert tally.line == "25% of the FLOPs to run are done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"
+    assert tally.line == "25% of FLOPs done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"
 
 
 @given(plans(), st.data())
