@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import fsspec
+import optuna
 import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
@@ -425,6 +426,16 @@ def test_studies_of_one_store_are_apart(store):
     with opened(store, name="weak") as one, opened(store, name="oracle") as other:
         assert search(one, 2) == search(other, 2)
         assert one.location != other.location
+
+
+def test_what_optuna_itself_opens_has_the_candidates(store):
+    """As optuna-dashboard does."""
+    study = opened(store)
+    found = search(study, 3)
+    backend = optuna.storages.journal.JournalFileBackend(study.location)
+    there = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert [trial.user_attrs["params"] for trial in there.trials] == found
+    assert [trial.value for trial in there.trials] == [score(params) for params in found]
 
 
 def test_looking_makes_nothing(store):
