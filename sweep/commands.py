@@ -78,7 +78,7 @@ def plan(args: argparse.Namespace) -> int:
     console.print(f"memory: at most {_size(memory)} on a device for one run")
     console.print(f"storage: about {_size(_disk(plan))} in all")
     if session.spec.tune is not None:
-        from sweep.tuning.command import plan_lines  # brings optuna
+        from sweep.tuning.session import plan_lines  # brings optuna
 
         for line in plan_lines(args.spec, args.storage):
             console.print(line)
@@ -280,7 +280,7 @@ def status(args: argparse.Namespace) -> int:
     console.print(_counts_table(plan, standings))
     _name_damaged(plan, standings)
     if session.spec.tune is not None:
-        from sweep.tuning.command import status_lines  # brings optuna
+        from sweep.tuning.session import status_lines  # brings optuna
 
         for line in status_lines(args.spec, args.storage):
             console.print(line)

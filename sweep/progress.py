@@ -77,10 +77,7 @@ class Tally:
             for what, runs in (("failed", self.frontier.failed), ("blocked", self.frontier.blocked))
             if runs
         ]
-        return (
-            ", ".join([f"{self.fraction:.0%} of FLOPs done", *lost, f"{duration(self.elapsed)} gone"])
-            + when
-        )
+        return ", ".join([f"{self.fraction:.0%} of FLOPs done", *lost, f"{duration(self.elapsed)} gone"]) + when
 
 
 class LiveProgress:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,18 @@ import yaml
 
 from sweep.commands import INTERRUPTED, execute
 from sweep.errors import SpecError, SweepError
-from sweep.inputs import Inputs, gather
-from sweep.lockfile import RevisionLock
-from sweep.plan import digest
 from sweep.planner import build_plan
 from sweep.procedures import NotApplicableError
 from sweep.session import Session
-from sweep.spec import Sweep, entry_label, load_spec, located
+from sweep.spec import Sweep, entry_label
 from sweep.state import State, stand
-from sweep.store import Store
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.candidate import default_params, entry_of
-from sweep.tuning.checks import Scope, scopes
 from sweep.tuning.fresh import FreshMethods, Winner, as_mapping, exported, fresh_methods, fresh_spec
 from sweep.tuning.objective import Scorer
 from sweep.tuning.pruning import can_stop, pruner_of
-from sweep.tuning.search import Search, best_of, front_of
+from sweep.tuning.search import Search, front_of
+from sweep.tuning.session import TuneSession, role_of
 from sweep.tuning.shared import Shared, narrowed
 from sweep.tuning.study import Study, Trial
 from sweep.tuning.tables import Searched, read_summary, space_rows, write_summary, write_tables
@@ -44,80 +39,6 @@ from w2s.errors import W2SError
 FRONT_EVALUATED = 5
 """Candidates of a Pareto front that are measured on fresh instances, spread over it."""
 BEAT_SECONDS = 15.0
-
-
-@dataclass(frozen=True)
-class TuneSession:
-    """A sweep file with a `tune:` block, read once."""
-
-    file: Path
-    spec: Sweep
-    tune: Tune
-    inputs: Inputs
-    store: Store
-
-    @classmethod
-    def open(cls, file: str, storage: str | None, trials: int | None = None) -> "TuneSession":
-        """Raises SpecError; nothing is started or written but caches."""
-        path = Path(file)
-        spec = load_spec(path)
-        if spec.tune is None:
-            raise SpecError(
-                f"{path}: has no `tune:` block, which says what to search; examples/tune-facts.yaml has one"
-            )
-        block = spec.tune
-        if trials is not None:
-            block = block.model_copy(update={"budget": block.budget.model_copy(update={"trials": trials})})
-        store = Store(storage or spec.storage_path)
-        store.check_place()
-        try:
-            inputs = gather(spec, cache=store.cache, lock=RevisionLock.beside(path))
-        except SpecError as error:
-            raise located(error, path) from None
-        return cls(path, spec, block, inputs, store)
-
-    @cached_property
-    def scopes(self) -> tuple[Scope, Scope]:
-        """Instances of the search, and fresh ones."""
-        return scopes(self.tune, self.spec)
-
-    def shared(self, judge: Judge) -> Shared:
-        """What the candidates of a search have in common. Raises SpecError, also for a budget below one candidate."""
-        try:
-            shared = Shared.of(self.spec, self.inputs, self.scopes[0], metric=self.tune.metrics[judge])
-            work, flops = default_work(self.tune, shared), self.tune.budget.flops
-            if flops is not None and flops < work:
-                raise SpecError(
-                    f"tune.budget.flops: {flops:.3g} is not enough for one candidate; one like the default takes "
-                    f"{work:.3g} on {len(shared.instances)} instances",
-                    ("tune", "budget", "flops"),
-                )
-        except SpecError as error:
-            raise located(error, self.file) from None
-        return shared
-
-    @cached_property
-    def tune_id(self) -> str:
-        """The sweep's name and a hash of what is searched on what: another space is another search, not more trials."""
-        shared = self.shared(self.tune.judges[0])
-        block = self.tune.model_dump(mode="json", include={"method", "space", "minimize_flops"})
-        instances = [[i.task, i.weak, i.strong, i.seed, i.supervisor_id, i.ceiling_id] for i in shared.instances]
-        return f"{self.spec.name}-{digest([block, instances, shared.maker.settings_id])[:8]}"
-
-    @property
-    def folder(self) -> str:
-        """Below the storage."""
-        return f"tuning/{self.tune_id}"
-
-    def name_of(self, judge: Judge) -> str:
-        """Of the study of one objective."""
-        return f"{self.tune_id}/{judge}-{self.tune.metrics[judge]}"
-
-
-def default_work(block: Tune, shared: Shared) -> float:
-    """Estimated FLOPs of the candidate that the spec is without a search, without what all candidates share."""
-    own = shared.expand(entry_of(block.method, {})).own
-    return sum(shared.runs()[run_id].work for run_id in own)
 
 
 def tune(args: argparse.Namespace) -> int:
@@ -213,7 +134,7 @@ def _search(session: TuneSession, judge: Judge, *, address: str | None, retry_fa
             instances=shared.instances,
             trials=trials,
             default=default,
-            shared_runs=Counter(_role(shared, run_id) for run_id in shared.needed),
+            shared_runs=Counter(role_of(shared, run_id) for run_id in shared.needed),
             candidate_runs=len(_own_runs(shared, block, trials) & store.run_folders()),
             ended=ended,
             location=study.location,
@@ -303,15 +224,6 @@ def _own_runs(shared: Shared, block: Tune, trials: list[Trial]) -> set[str]:
         with suppress(NotApplicableError, SweepError, W2SError):  # such a candidate failed without a run
             found |= shared.expand(entry_of(block.method, trial.params)).own
     return found
-
-
-def _role(shared: Shared, run_id: str) -> str:
-    instances = shared.instances
-    if any(run_id == i.supervisor_id or run_id in i.others for i in instances):
-        return "supervisors"
-    if any(run_id == i.ceiling_id for i in instances):
-        return "ceilings"
-    return "pretrained rungs" if shared.runs()[run_id].kind == "pretrain" else "other runs"
 
 
 # -- fresh instances, export, report -------------------------------------------------------------------------------
@@ -407,53 +319,7 @@ def _report(session: TuneSession) -> Path:
     )
 
 
-# -- plan ----------------------------------------------------------------------------------------------------------
-
-
-def plan_lines(file: str, storage: str | None) -> list[str]:
-    """What `w2s plan` says of a `tune:` block."""
-    session = TuneSession.open(file, storage)
-    block, lines = session.tune, []
-    for judge in block.judges:
-        shared = session.shared(judge)
-        roles = Counter(_role(shared, run_id) for run_id in shared.needed)
-        n = len(shared.instances)
-        shown = ", ".join(f"{count:,} {role}" for role, count in sorted(roles.items(), reverse=True))
-        budget = ", ".join(f"{key} {value:g}" for key, value in block.budget.model_dump(exclude_none=True).items())
-        lines.append(
-            f"tune ({judge}, {block.metrics[judge]}): {n} instances; shared by all candidates: {shown}; "
-            f"the default as a candidate: {default_work(block, shared):.2e} FLOPs; budget: {budget}"
-        )
-        if block.pruner.name != "none" and not can_stop(pruner_of(block), n):
-            lines.append(
-                f"tune.pruner: {block.pruner.name} cannot stop a candidate that has {n} instances; give more "
-                "instances, or write pruner: none"
-            )
-    lines.append("w2s tune starts the search; w2s run does not look at tune:")
-    return lines
-
-
-# -- status, report ------------------------------------------------------------------------------------------------
-
-
-def status_lines(file: str, storage: str | None) -> list[str]:
-    """How far the searches of a spec are, also while they are under way."""
-    session = TuneSession.open(file, storage)
-    lines = []
-    for judge in session.tune.judges:
-        name = session.name_of(judge)
-        directions = ["maximize", "minimize"] if session.tune.minimize_flops else ["maximize"]
-        try:
-            trials = Study.open(session.store, name, session.tune, directions=directions, read_only=True).trials()  # type: ignore[arg-type]
-        except SweepError as error:
-            lines.append(f"tune {name}: {error}")
-            continue
-        counts = Counter(trial.state for trial in trials)
-        best = best_of(trials)
-        shown = ", ".join(f"{n:,} {state}" for state, n in sorted(counts.items())) or "no candidate yet"
-        top = f"; best {best.values[0]:.4g} (candidate {best.number})" if best and best.values else ""
-        lines.append(f"tune {name}: {shown}{top}")
-    return lines
+# -- report again --------------------------------------------------------------------------------------------------
 
 
 def report_again(file: str, storage: str | None) -> Path | None:

@@ -21,10 +21,10 @@ from sweep.planner import build_plan
 from sweep.session import Session
 from sweep.state import State, stand
 from sweep.tuning.candidate import default_params, entry_of
-from sweep.tuning.command import TuneSession
 from sweep.tuning.fresh import Winner, as_mapping, exported, fresh_methods, fresh_spec, written
 from sweep.tuning.objective import NoGapError, Scorer
 from sweep.tuning.search import SCORES, Search, best_of, front_of
+from sweep.tuning.session import TuneSession
 from sweep.tuning.shared import Shared, narrowed
 from sweep.tuning.study import Study
 from tests.w2s.stand_ins import make_checkpoint, make_task
@@ -459,6 +459,12 @@ def test_the_default_is_what_the_spec_trains_without_a_search(open_tune):
     inner = {"method": "bootstrap", "space": {"method.student": ["naive", "confidence"]}}
     session = open_tune("inner", **inner, instances={"pairs": [["w8", "w24"]]})
     assert default_params(session.tune, session.spec) == {"method.student": "naive"}
+
+
+def test_a_method_that_applies_to_no_pair_is_refused(open_tune):
+    session = open_tune(method="bootstrap", space={"finetune.epochs": [1, 2]}, instances={"pairs": [["w8", "w16"]]})
+    with pytest.raises(SpecError, match="tune.method: 'bootstrap' .* does not apply: too few rungs"):
+        session.shared("weak")
 
 
 # What comes out
