@@ -109,7 +109,7 @@ def test_on_a_terminal_a_live_table_is_drawn(tmp_path, tiny):
     os.close(controller)
     text = shown.decode(errors="replace")
     assert process.wait() == 0, text
-    assert "of the FLOPs" in text
+    assert "of FLOPs" in text
     assert "\x1b[" in text  # drawn in place
     assert "3 of 3 runs done now" in text
 
