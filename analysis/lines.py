@@ -14,7 +14,7 @@ from analysis.grouping import Cell, Pair, SectionDraws, SectionPairs
 from analysis.intervals import Interval, interval_of_draws
 from analysis.rows import agreements
 
-REFITS = 200
+REFITS = 150
 """Joint draws that are refitted for a band."""
 KINDS = 3
 """Of draws: examples and seeds varying, examples only, seeds only."""

@@ -22,6 +22,8 @@ from analysis.trends import DOES_NOT_FIT, REFUSED, Trends, misfits, trends
 FULL_SECTIONS = 4
 """With more sections than this each has only the figures of `BRIEF`, without PDF, unless all are asked for."""
 BRIEF = ("overview",)
+PDF_PAIRS = 300
+"""With more pairs than this figures come without PDF, which costs a third of their time, unless all are asked for."""
 TASK_METHODS = 3
 """Methods that get a figure with a panel per task."""
 SHOWN_REACHES = (2.0, 5.0, 10.0)
@@ -84,12 +86,15 @@ def report_files(
     several_tasks = task_figures(estimates)
     for figure in several_tasks:
         files |= figure.files("figures")
+    pdf = every_figure or (every_figure is None and results.pairs.height <= PDF_PAIRS)
     if every_figure is None:
         every_figure = len(estimates.sections) <= FULL_SECTIONS
     for number, (grouped, _) in enumerate(estimates.sections):
         folder = "figures" if len(estimates.sections) == 1 else f"figures/{number + 1}-{_slug(grouped.section.task)}"
         section = grouped.section
-        figures = section_figures(estimates, fitted, courses, beyond, section, only=None if every_figure else BRIEF)
+        figures = section_figures(
+            estimates, fitted, courses, beyond, section, only=None if every_figure else BRIEF, pdf=pdf
+        )
         for figure in figures:
             files |= figure.files(folder)
         context = _section_context(estimates, fitted, beyond, section, figures, folder)
@@ -154,8 +159,9 @@ def section_figures(
     section: Section,
     *,
     only: Collection[str] | None = None,
+    pdf: bool = True,
 ) -> list[Figure]:
-    """The figures of one section that have data, all or those named. Only `methods` shows more than six methods."""
+    """The figures of one section that have data, all or those named, with PDF if there are all. Only `methods` shows more than six methods."""
     every, ladder, curves, compared, grid, slow = (
         estimates.of(section, frame)
         for frame in (
@@ -227,7 +233,7 @@ def section_figures(
             lambda: plots.plot_training(slow, methods, shown),
         ),
     }
-    kinds_of_files = plots.KINDS if only is None else ("png", "svg")
+    kinds_of_files = plots.KINDS if pdf and only is None else ("png", "svg")
     return [
         render_figure(name, alt, draw(), kinds_of_files)
         for name, (has_data, alt, draw) in kinds.items()
