@@ -161,7 +161,10 @@ def section_figures(
     only: Collection[str] | None = None,
     pdf: bool = True,
 ) -> list[Figure]:
-    """The figures of one section that have data, all or those named, with PDF if there are all. Only `methods` shows more than six methods."""
+    """The figures of one section that have data, all or those named, with PDF if there are all.
+
+    Only `methods` shows more than six methods.
+    """
     every, ladder, curves, compared, grid, slow = (
         estimates.of(section, frame)
         for frame in (
