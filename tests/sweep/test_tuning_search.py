@@ -463,7 +463,7 @@ def test_the_default_is_what_the_spec_trains_without_a_search(open_tune):
 
 def test_a_method_that_applies_to_no_pair_is_refused(open_tune):
     session = open_tune(method="bootstrap", space={"finetune.epochs": [1, 2]}, instances={"pairs": [["w8", "w16"]]})
-    with pytest.raises(SpecError, match="tune.method: 'bootstrap' .* does not apply: too few rungs"):
+    with pytest.raises(SpecError, match=r"tune.method: 'bootstrap' .* does not apply: too few rungs"):
         session.shared("weak")
 
 
