@@ -70,7 +70,7 @@ class Budget(Config):
     trials: PositiveInt | None = None
     """Candidates, stopped ones included."""
     flops: PositiveFloat | None = None
-    """Of all runs that the search adds."""
+    """Estimated, of the candidates' own runs; not of what all of them share."""
     hours: PositiveFloat | None = None
     """Of wall clock, in all sessions together."""
 
