@@ -23,7 +23,7 @@ FULL_SECTIONS = 4
 """With more sections than this each has only the figures of `BRIEF`, without PDF, unless all are asked for."""
 BRIEF = ("overview",)
 PDF_PAIRS = 300
-"""With more pairs than this figures come without PDF, which costs a third of their time, unless all are asked for."""
+"""With more pairs than this figures come without PDF, for their time, unless all are asked for."""
 TASK_METHODS = 3
 """Methods that get a figure with a panel per task."""
 SHOWN_REACHES = (2.0, 5.0, 10.0)

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--every-figure",
         action="store_true",
-        help="all figures of each task and setting, also where there are many of them",
+        help="all figures of each task and setting, with PDF, also where there are many of them",
     )
 
     export = add("export", "write the table of runs or pairs to a file")

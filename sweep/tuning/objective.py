@@ -4,10 +4,9 @@ Under `objective: weak` the columns of ground truth are not even read; neither o
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -17,13 +16,8 @@ from analysis.stopping import Stop, stop_step, weak_labels
 from sweep.errors import SweepError
 from sweep.plan import Stop as StopName
 from sweep.store import Store
+from sweep.tuning.block import ORACLE_METRICS
 
-Objective = Literal["weak", "oracle"]
-METRICS: Mapping[Objective, tuple[str, ...]] = {
-    "weak": ("agreement", "weak_log_loss", "confidence", "cross_agreement"),
-    "oracle": ("pgr", "accuracy", "log_loss"),
-}
-"""The first is the default."""
 MEANING = {
     "agreement": "share of validation on which the student predicts what its supervisor predicts",
     "weak_log_loss": "minus the cross-entropy of the student against the supervisor's probabilities, in nats",
@@ -67,7 +61,7 @@ class Scorer:
 
     @property
     def reads_ground_truth(self) -> bool:
-        return self._metric in METRICS["oracle"]
+        return self._metric in ORACLE_METRICS
 
     @property
     def uses_ceiling(self) -> bool:

@@ -21,13 +21,11 @@ from sweep.tuning.objective import NoGapError, Scorer
 from sweep.tuning.pruning import Pruner, pruner_of
 from sweep.tuning.shared import Expanded, Shared
 from sweep.tuning.study import Asked, Study, Trial
-from w2s.errors import W2SError
+from w2s.errors import TrainingError, W2SError
 
 SCORES, WORK, SECONDS = "scores", "new_work", "seconds"
 """Attributes of a candidate in the study: its scores in the order of instances, the estimated FLOPs of the runs that
 were made for it, and the wall clock of the search since the candidate before it."""
-DIVERGED = "training has diverged"
-"""In the message of a run whose loss was no longer finite, see `w2s.finetune`."""
 FAILURES_IN_A_ROW = 3
 """So many failed candidates, with none that succeeded, are no accident."""
 
@@ -206,7 +204,7 @@ class Search:
             run = self._frontier.plan.runs[min(failed)]
             message = self._frontier.failed[run.run_id]
             # Diverging belongs to the settings: stopped, it tells the sampler to stay away; a failure would not.
-            state = "pruned" if DIVERGED in message else "failed"
+            state = "pruned" if self._diverged(run.run_id) else "failed"
             self._end(candidate, None, state, reason=f"{run.label}: {message}")
             return
         n = len(self._scorer.instances)
@@ -223,6 +221,10 @@ class Search:
                 return
         if len(candidate.scores) == n:
             self._end(candidate, self._values(candidate), "complete")
+
+    def _diverged(self, run_id: str) -> bool:
+        failures = self._store.failures(run_id)
+        return bool(failures) and failures[-1].kind == TrainingError.__name__
 
     def _is_there(self, candidate: _Underway, index: int) -> bool:
         """Whether all that the score of an instance is made from is done."""

@@ -8,35 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from analysis.tuning.reading import IMPORTANCES_SCHEMA, SCORES_SCHEMA, TRIALS_SCHEMA
 from sweep.store import Store
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.objective import MEANING, Instance
 from sweep.tuning.search import SCORES, SECONDS, WORK, best_of, front_of
 from sweep.tuning.study import Study, Trial
-
-TRIALS = {
-    "number": pl.Int64,
-    "state": pl.String,
-    "value": pl.Float64,
-    "value_so_far": pl.Float64,
-    "flops": pl.Float64,
-    "new_work": pl.Float64,
-    "order": pl.Int64,
-    "n_instances": pl.Int64,
-    "reason": pl.String,
-    "params": pl.String,
-    "started": pl.Float64,
-    "ended": pl.Float64,
-}
-SCORE_COLUMNS = {
-    "number": pl.Int64,
-    "instance": pl.Int64,
-    "task": pl.String,
-    "weak": pl.String,
-    "strong": pl.String,
-    "seed": pl.Int64,
-    "score": pl.Float64,
-}
 
 
 @dataclass(frozen=True)
@@ -65,20 +42,19 @@ def write_tables(store: Store, searched: Searched, study: Study, *, minimize_flo
     """Write the tables of one search; returns its part of the summary."""
     trials = sorted(searched.trials, key=lambda trial: (trial.ended is None, trial.ended or 0.0, trial.number))
     rows = [_row(order, trial) for order, trial in enumerate(trials)]
-    _write(store, searched.folder, "trials", pl.DataFrame(rows, schema=TRIALS, orient="row"))
+    _write(store, searched.folder, "trials", pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row"))
     scores = [
         (trial.number, i, instance.task, instance.weak, instance.strong, instance.seed, score)
         for trial in searched.trials
         for i, (instance, score) in enumerate(zip(searched.instances, trial.attrs.get(SCORES, []), strict=False))
     ]
-    _write(store, searched.folder, "scores", pl.DataFrame(scores, schema=SCORE_COLUMNS, orient="row"))
+    _write(store, searched.folder, "scores", pl.DataFrame(scores, schema=SCORES_SCHEMA, orient="row"))
     found = []
     notes = []
     for index, of in enumerate(("value", "flops") if minimize_flops else ("value",)):
         found += [(of, name, share) for name, share in study.importances(index).items()]
         notes.append(study.importances_note)
-    schema = {"of": pl.String, "parameter": pl.String, "importance": pl.Float64}
-    _write(store, searched.folder, "importances", pl.DataFrame(found, schema=schema, orient="row"))
+    _write(store, searched.folder, "importances", pl.DataFrame(found, schema=IMPORTANCES_SCHEMA, orient="row"))
     best = searched.best
     default = next((t.number for t in searched.trials if t.params == searched.default), None)
     return {

@@ -28,6 +28,7 @@ from sweep.tuning.session import TuneSession
 from sweep.tuning.shared import Shared, narrowed
 from sweep.tuning.study import Study
 from tests.w2s.stand_ins import make_checkpoint, make_task
+from w2s.errors import TrainingError
 from w2s.kinds.common import RunResult
 from w2s.tasks import load_task
 
@@ -128,7 +129,7 @@ def drive(
                 raise RunFailedError("it is cursed")
             execute(run, store, Placement(), science)
             frontier.succeed(run_id)
-        except RunFailedError as error:
+        except (RunFailedError, TrainingError) as error:
             frontier.fail(run_id, str(error))
         search.ended(run_id)
 
@@ -327,7 +328,7 @@ def test_settings_that_diverge_are_stopped_so_that_the_sampler_stays_away_from_t
 
     def science(run: Run, *rest: Any) -> RunResult:
         if run.settings.learning_rate > 1:
-            raise RunFailedError("training has diverged: its loss is nan")
+            raise TrainingError("training has diverged: its loss is nan")
         return made_up(quality)(run, *rest)
 
     study, search, _ = drive(open_tune(space=space, sampler="grid"), science=science)
