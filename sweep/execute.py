@@ -33,8 +33,12 @@ class Placement:
     device: str = "cpu"
     rank: int = 0
     world: int = 1
+    sharded: bool = False
+    """On several devices: parameters are cut over them (FSDP2), instead of the whole model on each."""
     micro_batch_divisor: int = 1
     checkpoint_every_seconds: float = 600.0
+    should_stop: Callable[[], bool] | None = None
+    """Asked often while a run trains; once true, the run saves its state and raises `InterruptedRunError`."""
 
 
 def execute(run: Run, store: Store, placement: Placement, science: "Science | None" = None) -> None:
@@ -119,10 +123,11 @@ def run_science(run: Run, store: Store, placement: Placement, on_progress: Calla
         cache_dir=store.cache,
         scratch_dir=scratch_folder(store, run.run_id),
         device=placement.device,
-        shard=Shard(rank=placement.rank, world=placement.world),
+        shard=Shard(rank=placement.rank, world=placement.world, sharded=placement.sharded),
         micro_batch_divisor=placement.micro_batch_divisor,
         checkpoint_every_seconds=placement.checkpoint_every_seconds,
         on_progress=on_progress,
+        should_stop=placement.should_stop,
     )
     return run_one(run.spec, inputs)
 

@@ -15,6 +15,8 @@ class Shard:
 
     rank: int = 0
     world: int = 1
+    sharded: bool = False
+    """Whether parameters are cut over the ranks (FSDP2), instead of the whole model on each."""
 
     def slice(self, n: int) -> slice:
         """This rank's contiguous share of `n` items; shares differ by at most one and may be empty."""

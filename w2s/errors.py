@@ -17,5 +17,9 @@ class TrainingError(W2SError):
     """A run went wrong while training, for instance its loss became NaN."""
 
 
+class InterruptedRunError(W2SError):
+    """The run was asked to stop; its state is saved, and it goes on from there."""
+
+
 class OutOfMemoryError(W2SError):
     """The device ran out of memory; the run may be tried again with a smaller micro-batch."""

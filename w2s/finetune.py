@@ -41,6 +41,8 @@ class Placement:
     checkpoint_every_seconds: float | None = None
     on_progress: Callable[[float], None] | None = None
     """Called with the fraction of steps done."""
+    should_stop: Callable[[], bool] | None = None
+    """Asked at every step; once true, the run saves its state and raises `InterruptedRunError`."""
 
 
 HERE = Placement()

@@ -42,7 +42,7 @@ BEAT_SECONDS = 15.0
 
 
 def tune(args: argparse.Namespace) -> int:
-    from sweep.engine import ray_kept
+    from sweep.cluster import ray_kept
 
     session = TuneSession.open(args.spec, args.storage, args.trials)
     session.store.check_writable()

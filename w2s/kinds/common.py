@@ -70,6 +70,8 @@ class Inputs:
     checkpoint_every_seconds: float | None = None
     on_progress: Callable[[float], None] | None = None
     """Called with the fraction of steps done, about a hundred times."""
+    should_stop: Callable[[], bool] | None = None
+    """Asked at every step; once true, the run saves its state and raises `InterruptedRunError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ def placement_of(inputs: Inputs) -> Placement:
         scratch_dir=inputs.scratch_dir,
         checkpoint_every_seconds=inputs.checkpoint_every_seconds,
         on_progress=inputs.on_progress,
+        should_stop=inputs.should_stop,
     )
 
 
