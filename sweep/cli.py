@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sweep import commands, fit_command
+from sweep import commands, fit_command, plan_command
 from sweep.errors import SweepError
 from sweep.plan import KINDS
 from sweep.spec import nearest
@@ -36,7 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--storage", help="results folder or URL instead of the spec's")
         return command
 
-    plan = add("plan", "show what a sweep would run, what is done already, and what the rest costs", spec=True)
+    plan = add(
+        "plan",
+        "show what a sweep would run, what is done already, and what the rest costs",
+        spec=True,
+        run=plan_command.plan,
+    )
     plan.add_argument("--list", action="store_true", help="one line for every run, with its reason")
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)

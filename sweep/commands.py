@@ -4,134 +4,29 @@ import argparse
 import json
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from sweep.errors import SpecError, StoreError, SweepError
 from sweep.gc import delete, find_garbage
 from sweep.manifest import write_manifest
-from sweep.plan import KINDS, Plan
-from sweep.progress import duration
+from sweep.plan_command import counts_table, name_damaged, warn_unwritable
+from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import Standing, State, stand
+from sweep.state import State, stand
 from sweep.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
-from w2s.tasks.base import left_out
 
-WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)
-NOMINAL_GPU_FLOPS = 1e14
-"""FLOP/s that `w2s plan` assumes of a GPU for its hours: 100 TFLOP/s, a tenth of an H100's bf16 peak."""
-
-NOMINAL_CORE_FLOPS = 2e10
-"""FLOP/s of one CPU core that `w2s plan` assumes for what a GPU would do in less than a minute: about what the offline
-sweep reaches."""
 LOOKED_AT = 300
 """Runs whose measurements are read, at most, to say how many texts were cut."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)  # pipes do not wrap
-
-
-# -- plan ------------------------------------------------------------------------------------------------------
-
-
-def plan(args: argparse.Namespace) -> int:
-    session = Session.open(args.spec, args.storage)
-    standings = stand(session.plan, session.store)
-    if args.list:
-        for run_id, run in session.plan.runs.items():
-            print(f"{run_id}  {run.label:<60}  {standings[run_id].state.value:<8}  {standings[run_id].reason}")
-        return 0
-    plan = session.plan
-    todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
-    _warn_unwritable(session.store)
-    console.print(
-        f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}"
-    )
-    for name, task in session.inputs.tasks.items():
-        sizes = ", ".join(f"{part} {n:,}" for part, n in task.summary.sizes.items())
-        without = left_out(task.summary.dropped)
-        console.print(f"task {name}: {sizes}" + (f"; rows left out: {without}" if without else ""))
-    if not session.spec.rung_pairs():
-        console.print("no pairs: the ladder has one rung, and a pair needs a weaker and a stronger one")
-    console.print(_counts_table(plan, standings))
-    _name_damaged(plan, standings)
-    console.print(
-        f"sharing: trained one by one, the pairs would ask for {plan.requested:,} supervisors, students and ceilings; "
-        f"the plan has {sum(run.task is not None for run in plan.runs.values()):,}"
-    )
-    for line in plan.not_applicable:
-        console.print(f"not applicable: {line}")
-    work = sum(plan.runs[run_id].work for run_id in todo)
-    path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
-    console.print(f"to run: {work:.2e} FLOPs ({_time(work)}), longest chain {path:.2e}" if todo else "nothing to run")
-    memory = max((run.memory for run in plan.runs.values()), default=0)
-    console.print(f"memory: at most {_size(memory)} on a device for one run")
-    console.print(f"storage: about {_size(_disk(plan))} in all")
-    if session.spec.tune is not None:
-        from sweep.tuning.session import plan_lines  # brings optuna
-
-        for line in plan_lines(args.spec, args.storage):
-            console.print(line)
-    return 0
-
-
-def _counts_table(plan: Plan, standings: Mapping[str, Standing]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("runs")
-    states = [state for state in State if any(s.state == state for s in standings.values())]
-    for column in ("in plan", *(state.value for state in states), "FLOPs to run"):
-        table.add_column(column, justify="right")
-    for kind in KINDS:
-        ids = [run_id for run_id, run in plan.runs.items() if run.kind == kind]
-        if not ids:
-            continue
-        count = Counter(standings[run_id].state for run_id in ids)
-        flops = sum(plan.runs[run_id].work for run_id in ids if standings[run_id].state in WILL_RUN)
-        cells = [f"{count[state]:,}" if count[state] else "·" for state in states]
-        table.add_row(kind.replace("_", " "), f"{len(ids):,}", *cells, f"{flops:.1e}" if flops else "·")
-    return table
-
-
-def _time(work: float) -> str:
-    """Time for so many FLOPs on a nominal GPU, or on one core where a GPU is not needed."""
-    if work / NOMINAL_GPU_FLOPS < 60:
-        time = duration(max(1.0, work / NOMINAL_CORE_FLOPS))
-        return f"about {time} of one CPU core at {NOMINAL_CORE_FLOPS / 1e9:g} GFLOP/s"
-    return f"{work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s"
-
-
-def _warn_unwritable(store: Store) -> None:
-    if not store.seems_writable():
-        print(f"storage '{store.root}' is not writable for this user; w2s run would refuse it", file=sys.stderr)
-
-
-def _name_damaged(plan: Plan, standings: Mapping[str, Standing]) -> None:
-    damaged = [(run_id, s.reason) for run_id, s in standings.items() if s.reason.startswith("damaged")]
-    for run_id, reason in damaged[:5]:
-        print(f"{plan.runs[run_id].label} ({run_id}): {reason}; the next w2s run makes it again")
-    if len(damaged) > 5:
-        print(f"and {len(damaged) - 5} more damaged runs")
-
-
-def _disk(plan: Plan) -> float:
-    """Bytes the plan's results will take: predictions at about 30 bytes a row, and the weights that are kept."""
-    total = 0.0
-    for run in plan.runs.values():
-        if run.task is not None:
-            total += 30.0 * sum(run.task.summary.sizes.values())
-        if run.keep_weights and run.model is not None:
-            total += 4.0 * run.model.n_params
-    return total
 
 
 # -- run, ladder -----------------------------------------------------------------------------------------------
@@ -275,10 +170,10 @@ def tune(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     plan, standings = session.plan, stand(session.plan, session.store)
-    _warn_unwritable(session.store)
+    warn_unwritable(session.store)
     console.print(f"sweep [bold]{session.sweep_id}[/bold] in {session.store.root}")
-    console.print(_counts_table(plan, standings))
-    _name_damaged(plan, standings)
+    console.print(counts_table(plan, standings))
+    name_damaged(plan, standings)
     if session.spec.tune is not None:
         from sweep.tuning.session import status_lines  # brings optuna
 
@@ -403,7 +298,7 @@ def show(args: argparse.Namespace) -> int:
     if done:
         state = "damaged" if damage else "done"
         console.print(f"[bold]{run_id}[/bold] {state}, attempt {done.attempt} in {store.path('runs', run_id)}")
-        print("\nfiles\n" + "\n".join(f"  {name}  {_size(entry['bytes'])}" for name, entry in done.files.items()))
+        print("\nfiles\n" + "\n".join(f"  {name}  {size(entry['bytes'])}" for name, entry in done.files.items()))
         for name in ("run.json", "metrics.json", "log.txt"):
             try:
                 text = store.read(run_id, name).decode()
@@ -426,8 +321,8 @@ def gc(args: argparse.Namespace) -> int:
     _require_storage(store)
     garbage = find_garbage(store, failed=args.failed, cache=args.cache)
     for item in garbage:
-        print(f"{_size(item.bytes):>10}  {item.why}  {item.path}")
-    total = _size(sum(item.bytes for item in garbage))
+        print(f"{size(item.bytes):>10}  {item.why}  {item.path}")
+    total = size(sum(item.bytes for item in garbage))
     if args.delete:
         delete(store, garbage)
         print(f"deleted {_count(len(garbage), 'item')}, {total}")
@@ -515,11 +410,3 @@ def _list_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
