@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         run=plan_command.plan,
     )
     plan.add_argument("--list", action="store_true", help="one line for every run, with its reason")
+    plan_command.add_cluster_arguments(plan)
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)
     run.add_argument(
