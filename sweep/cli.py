@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sweep import commands, fit_command, plan_command
+from sweep import commands, fit_command, forecast_text, plan_command
 from sweep.errors import SweepError
 from sweep.plan import KINDS
 from sweep.spec import nearest
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         run=plan_command.plan,
     )
     plan.add_argument("--list", action="store_true", help="one line for every run, with its reason")
-    plan_command.add_cluster_arguments(plan)
+    forecast_text.add_cluster_arguments(plan)
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)
     run.add_argument(

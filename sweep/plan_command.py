@@ -1,4 +1,7 @@
-"""`w2s plan`: what a sweep would run, why, and what the rest of it costs; `sweep.forecast_text` says what it takes on a cluster."""
+"""`w2s plan`: what a sweep would run, why, and what the rest of it costs.
+
+What it would take on a cluster, `sweep.forecast_text` says.
+"""
 
 import argparse
 import sys
@@ -7,10 +10,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from sweep.errors import SweepError
-from sweep.forecast_text import CPUS_PER_GPU, CPUS_PER_NODE, print_forecast
+from sweep.forecast_text import print_forecast, question_of
 from sweep.plan import KINDS, Plan
-from sweep.prices import GPUS
 from sweep.printing import console, size
 from sweep.progress import duration
 from sweep.session import Session
@@ -28,6 +29,7 @@ sweep reaches."""
 
 
 def plan(args: argparse.Namespace) -> int:
+    question = question_of(args)
     session = Session.open(args.spec, args.storage)
     standings = stand(session.plan, session.store)
     if args.list:
@@ -65,72 +67,9 @@ def plan(args: argparse.Namespace) -> int:
 
         for line in plan_lines(args.spec, args.storage):
             console.print(line)
-    if _about_a_cluster(args):
-        print_forecast(args, session, todo)
+    if question is not None and todo:
+        print_forecast(question, session, todo)
     return 0
-
-
-def add_cluster_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments that ask `w2s plan` what a cluster would make of it."""
-    cluster = command.add_argument_group("what it would take on a cluster")
-    cluster.add_argument("--nodes", type=_positive, metavar="N", help="machines (default 1)")
-    cluster.add_argument("--gpu", metavar="NAME", help=f"kind of GPU: {', '.join(GPUS)}; without, runs use CPUs")
-    cluster.add_argument("--gpus-per-node", type=_positive, metavar="N", help="default 8")
-    cluster.add_argument(
-        "--cpus-per-node",
-        type=_positive,
-        metavar="N",
-        help=f"default {CPUS_PER_GPU} for each GPU, {CPUS_PER_NODE} without",
-    )
-    cluster.add_argument(
-        "--price",
-        type=_range,
-        metavar="LOW-HIGH",
-        help="US dollars an hour of a GPU (without: of a node) costs, such as 1.2-3.5",
-    )
-    cluster.add_argument(
-        "--mfu",
-        type=_share_range,
-        metavar="LOW-HIGH",
-        help="share of the GPU's peak that large models reach (default 0.3-0.45)",
-    )
-
-
-def _about_a_cluster(args: argparse.Namespace) -> bool:
-    """Whether a forecast is wanted. Raises SweepError for options that say nothing without it."""
-    given = [name for name in ("gpus_per_node", "cpus_per_node", "price", "mfu") if getattr(args, name, None)]
-    wanted = bool(getattr(args, "nodes", None) or getattr(args, "gpu", None))
-    if given and not wanted:
-        raise SweepError(f"--{given[0].replace('_', '-')} needs --nodes or --gpu beside it: what the cluster is")
-    for name in ("gpus_per_node", "mfu"):
-        if name in given and not args.gpu:
-            raise SweepError(f"--{name.replace('_', '-')} needs --gpu: nodes without it have no GPUs")
-    return wanted
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not {text!r}")
-    return int(text)
-
-
-def _range(text: str) -> tuple[float, float]:
-    try:
-        ends = [float(part) for part in text.split("-")]
-    except ValueError:
-        ends = []
-    if len(ends) not in (1, 2) or not 0 < ends[0] <= ends[-1] < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"a number or a range from low to high is needed, such as 1.2-3.5, not {text!r}"
-        )
-    return ends[0], ends[-1]
-
-
-def _share_range(text: str) -> tuple[float, float]:
-    low, high = _range(text)
-    if high > 1:
-        raise argparse.ArgumentTypeError(f"a share of the peak is at most 1, as in 0.3-0.45, not {text!r}")
-    return low, high
 
 
 def counts_table(plan: Plan, standings: Mapping[str, Standing]) -> Table:

@@ -1,8 +1,9 @@
 """GPUs by name: memory, peak rates, and what an hour of one costs to rent.
 
-Peak rates are the vendor's, dense (without sparsity). Prices are APPROXIMATE public list prices of one GPU for an hour, from the
-cheapest interruptible offer seen to a large cloud's on-demand price, in US dollars without tax, storage and traffic. They change
-weekly and differ several times over between providers; `--price LOW-HIGH` of `w2s plan` replaces them. Nothing is looked up.
+Peak rates are the vendor's, dense (without sparsity). Prices are APPROXIMATE public list prices of one GPU for an hour,
+from the cheapest interruptible offer seen to a large cloud's on-demand price, in US dollars without tax, storage and
+traffic. They change weekly and differ several times over between providers; `--price LOW-HIGH` of `w2s plan` replaces
+them. Nothing is looked up.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ class Gpu:
     memory: float
     """Bytes, decimal as vendors count."""
     bf16: float | None
-    """Dense peak of bfloat16 matrix products in FLOP/s, accumulated in float32; None where it is only emulated, at best as fast
-    as float32."""
+    """Dense peak of bfloat16 matrix products in FLOP/s, accumulated in float32; None where it is only emulated, and at
+    best as fast as float32."""
     fp32: float
     """Peak of float32 in FLOP/s, without TF32, which nothing here turns on."""
     price: tuple[float, float]
@@ -78,7 +79,7 @@ def find_gpu(name: str) -> Gpu:
 
 
 def smallest_that_holds(memory: float) -> Gpu | None:
-    """The GPU with the least memory that one run of so many bytes fits on, the cheapest of these; None if there is none."""
+    """The GPU with the least memory that holds a run of so many bytes, the cheapest of these; None if there is none."""
     fitting = [gpu for gpu in GPUS.values() if fits(memory, gpu.memory)]
     return min(fitting, key=lambda gpu: (gpu.memory, gpu.price), default=None)
 

@@ -1,8 +1,9 @@
 """A plan's execution on a cluster, simulated event by event: no Ray, no clock, the engine's own order.
 
-Runs leave the `Frontier` that the engine uses, longest remaining path first, when their parents are done. As Ray Tune does, the
-simulation holds at most `pending` runs that wait for resources and asks for no others meanwhile, so by default a run that does not
-fit stops those behind it: room is drained for it. Shares of a device are eighths. Failures and retries are not simulated.
+Runs leave the `Frontier` that the engine uses, longest remaining path first, when their parents are done. As Ray Tune
+does, the simulation holds at most `pending` runs that wait for resources and asks for no others meanwhile. By default a
+run that does not fit stops those behind it: room is drained for it. Shares of a device are eighths. Failures and
+retries are not simulated.
 """
 
 import heapq
@@ -60,8 +61,8 @@ class Bounds:
     area: float
     """All work on all devices, evenly; or on all CPUs, where that is more."""
     tail: float
-    """The best of the same two together: for the runs that cannot start before h and have chains of at least t behind them, h + their
-    work on all devices + t; likewise with whole runs, of which one device can have only so many at once."""
+    """The best of the same two together: for the runs that cannot start before h and have chains of at least t behind
+    them, h + their work on all devices + t; likewise with whole runs, of which a device has only so many at once."""
 
     @property
     def classic(self) -> float:
@@ -124,7 +125,7 @@ def simulate(
     Args:
         seconds: How long each run of `todo` takes.
         demand: What a run holds.
-        costs: What the order goes by: the path of the largest sum comes first. None for the plan's own estimate of work.
+        costs: What the order goes by: the path of the largest sum comes first. None for the plan's own estimate.
         pending: Runs that may wait for resources at the same time; the first that fits among them starts.
         parallel: Runs that may be under way or waiting at the same time (`compute.max_parallel`).
         start_seconds: Added to a run for which no process of an earlier one with the same demand is idle.
@@ -339,7 +340,10 @@ def _few(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _cut(load: np.ndarray, capacity: float, heads: np.ndarray, tails: np.ndarray) -> float:
-    """max over h and t of h + load of {head >= h, tail >= t} / capacity + t: before h and in the last t nothing of it can run."""
+    """max over h and t of h + load of {head >= h, tail >= t} / capacity + t.
+
+    Before h and in the last t nothing of that set can run.
+    """
     order = np.argsort(-tails, kind="stable")
     load, heads, tails = load[order], heads[order], tails[order]
     best = 0.0
@@ -353,7 +357,8 @@ def _cut(load: np.ndarray, capacity: float, heads: np.ndarray, tails: np.ndarray
 def _granular(seconds: np.ndarray, heads: np.ndarray, tails: np.ndarray, slots: int, cuts: int) -> float:
     """The same for whole runs of which at most `slots` are under way at once.
 
-    Of any k * slots + 1 of them one slot has k + 1, which take at least as long as the k + 1 shortest; the longest say most.
+    Of any k * slots + 1 of them one slot has k + 1, which take at least as long as the k + 1 shortest. The longest such
+    set says most.
     """
     best = 0.0
     for h in _few(heads, cuts):

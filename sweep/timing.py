@@ -1,7 +1,8 @@
-"""How long a run takes on a kind of device, and what it holds there: from assumptions, each with a range, or from measurements.
+"""How long a run takes on a kind of device, and what it holds there: assumed, each with a range, or measured.
 
-A run's seconds are its FLOPs at a share of the device's peak, or the launches of its kernels where these take longer (what makes small
-models slow on large GPUs), and the loading of its weights. Every assumption is a field of `Assumptions`, as (fast, slow).
+A run's seconds are its FLOPs at a share of the device's peak, or the launches of its kernels where these take longer
+(what makes small models slow on large GPUs), and the loading of its weights. Every assumption is a field of
+`Assumptions`, as (fast, slow).
 """
 
 import re
@@ -24,11 +25,11 @@ class Assumptions:
     """What is not known of machines, from the fast to the slow end."""
 
     mfu: Range = (0.45, 0.30)
-    """Share of the peak that large matrix products of a training reach (model FLOPs utilisation): 0.3 to 0.45 is what eager PyTorch
-    reaches at a billion parameters and more. Smaller models fall below it by `launch`."""
+    """Share of the peak that a training reaches (model FLOPs utilisation): what eager PyTorch comes to at a billion
+    parameters and more. Smaller models fall below it by `launch`."""
     launch: Range = (1.0e-3, 2.0e-3)
-    """Seconds that launching the kernels of one layer takes, forward, backward and optimiser; a third of it forward only. About 100
-    to 200 kernels of 10 microseconds."""
+    """Seconds that launching the kernels of one layer takes, forward, backward and optimiser, 100 to 200 kernels of 10
+    microseconds; a third of it forward only. Embedding, head and loss count as two more layers."""
     loading: Range = (2.0e9, 0.5e9)
     """Bytes per second at which weights are read and put on the device."""
     overhead: Range = (0.5, 3.0)
@@ -49,8 +50,8 @@ FAST, SLOW = 0, 1
 def seconds_of(run: Run, gpu: Gpu | None, demand: Demand, assumed: Assumptions, end: int) -> float:
     """Seconds of one run at the fast or the slow end of all assumptions.
 
-    At the slow end, a run that shares a device gets no more than its share of what the device reaches. At the fast end it is not held
-    up by its neighbours, as their kernels come in between its launches.
+    At the slow end, a run that shares a device gets no more than its share of what the device reaches. At the fast end
+    it is not held up by its neighbours, as their kernels come in between its launches.
     """
     if gpu is None or not (demand.eighths or demand.devices):
         return run.work / (assumed.core[end] * demand.cpus) + assumed.core_overhead[end]
@@ -64,7 +65,7 @@ def seconds_of(run: Run, gpu: Gpu | None, demand: Demand, assumed: Assumptions, 
     elif end == SLOW:
         rate *= demand.eighths / EIGHTHS
     work = max(0.0, run.work - STEP_WORK * steps) + evaluation_flops(run)
-    launches = layers * assumed.launch[end] * (steps + forwards / 3)
+    launches = (layers + 2) * assumed.launch[end] * (steps + forwards / 3)
     loading = 4.0 * run.model.n_params / assumed.loading[end] if run.model else 0.0
     group = assumed.group[end] if demand.devices > 1 else 0.0
     return max(work / rate, launches) + loading + assumed.overhead[end] + group
