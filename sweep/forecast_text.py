@@ -234,9 +234,9 @@ def _print_memory(ask: Forecaster, compute: Compute) -> None:
     assumed, real = compute.gpu_memory_gb, gpu.memory / 1e9
     if abs(assumed / real - 1) > 0.15:
         _line("note", f"runs share GPUs of {real:g} GB here; the spec's compute.gpu_memory_gb is {assumed:g}")
-    cut = [run for run in largest.values() if run.settings and run.settings.micro_batch_size != run.settings.batch_size]
-    if cut and compute.memory_gb < 0.7 * real:
-        micro, whole = min((int(run.settings.micro_batch_size), run.settings.batch_size) for run in cut if run.settings)
+    settings = [run.settings for run in largest.values() if run.settings is not None]
+    micro, whole = min(((int(s.micro_batch_size), s.batch_size) for s in settings), default=(1, 1))
+    if micro < whole and compute.memory_gb < 0.7 * real:
         _line(
             "note", f"compute.memory_gb: {compute.memory_gb:g} cuts batches of {whole} down to {micro}; more is faster"
         )

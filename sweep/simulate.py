@@ -1,13 +1,13 @@
 """A plan's execution on a cluster, simulated event by event: no Ray, no clock, the engine's own order.
 
 Runs leave the `Frontier` that the engine uses, longest remaining path first, when their parents are done. As Ray Tune
-does, the simulation holds at most `pending` runs that wait for resources and asks for no others meanwhile. By default a
-run that does not fit stops those behind it: room is drained for it. Shares of a device are eighths. Failures and
-retries are not simulated.
+does, the simulation holds up to `pending` runs that wait for resources, also when all are taken, and asks for no others
+meanwhile. Of these, none that asks for less passes one that waits: room is drained for it. Shares of a device are
+eighths. Failures and retries are not simulated.
 """
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -46,6 +46,11 @@ class Demand:
     devices: int = 0
     """Whole devices, on as few machines as can be, instead of a share of one; each with `cpus`."""
     cpus: float = 1.0
+
+    def exceeds(self, other: "Demand") -> bool:
+        """Whether it needs more at a time of something that both need, so that the other could take its room away."""
+        whole, others = self.devices * EIGHTHS or self.eighths, other.devices * EIGHTHS or other.eighths
+        return (whole > others > 0) or self.cpus * max(1, self.devices) > other.cpus * max(1, other.devices)
 
     def amount(self, machines: Machines) -> float:
         """How much of `Machines.capacity` it takes."""
@@ -126,7 +131,7 @@ def simulate(
         seconds: How long each run of `todo` takes.
         demand: What a run holds.
         costs: What the order goes by: the path of the largest sum comes first. None for the plan's own estimate.
-        pending: Runs that may wait for resources at the same time; the first that fits among them starts.
+        pending: Runs that may wait for resources at the same time.
         parallel: Runs that may be under way or waiting at the same time (`compute.max_parallel`).
         start_seconds: Added to a run for which no process of an earlier one with the same demand is idle.
 
@@ -141,25 +146,21 @@ def simulate(
     running: list[tuple[float, int, str]] = []
     held: dict[str, _Held] = {}
     idle: Counter[Demand] = Counter()
-    waiting: list[str] = []
+    waiting: dict[Demand, deque[tuple[int, str]]] = {}
+    handed_out = n_waiting = 0
     most = parallel or len(frontier.todo)
     now = 0.0
     while True:
         while True:  # hand out and place, until nothing more fits
-            while len(waiting) < pending and len(waiting) + len(running) < most and (run_id := frontier.pop()):
+            while n_waiting < pending and n_waiting + len(running) < most and (run_id := frontier.pop()):
                 demands[run_id] = demand(plan.runs[run_id])
-                waiting.append(run_id)
-            placed = None
-            for index, run_id in enumerate(waiting):
-                taken = room.take(demands[run_id])
-                if taken is not None:
-                    placed, held[run_id] = index, taken
-                    break
-                if demands[run_id].devices > 1:
-                    break  # drained for: nothing behind it starts
+                waiting.setdefault(demands[run_id], deque()).append((handed_out, run_id))
+                handed_out, n_waiting = handed_out + 1, n_waiting + 1
+            placed = _first_that_fits(waiting, room)
             if placed is None:
                 break
-            run_id = waiting.pop(placed)
+            run_id, held[placed[0]] = placed
+            n_waiting -= 1
             starts[run_id] = now
             warm = idle[demands[run_id]] > 0
             idle[demands[run_id]] -= warm
@@ -173,8 +174,9 @@ def simulate(
             room.give(held.pop(run_id))
             idle[demands[run_id]] += 1
             frontier.succeed(run_id)
-    if waiting:
-        wanted, run = demands[waiting[0]], plan.runs[waiting[0]]
+    if n_waiting:
+        run = plan.runs[min(queue[0] for queue in waiting.values() if queue)[1]]
+        wanted = demands[run.run_id]
         what = f"{wanted.devices} devices" if wanted.devices else f"{wanted.eighths / EIGHTHS:g} devices"
         raise SweepError(
             f"{run.label}: asks for {what} and {wanted.cpus:g} CPUs; the cluster has {machines.nodes} x"
@@ -191,6 +193,19 @@ def simulate(
         bounds=_bounds(lasted, demands, machines, heads, tails),
         timeline=_timeline(starts, ends, {i: demands[i].amount(machines) for i in lasted}, machines.capacity),
     )
+
+
+def _first_that_fits(waiting: Mapping[Demand, deque[tuple[int, str]]], room: "_Room") -> "tuple[str, _Held] | None":
+    """Take the first run for which there is room, but for those that a larger one before it waits for."""
+    without_room: list[Demand] = []
+    for demand in sorted((d for d, queue in waiting.items() if queue), key=lambda d: waiting[d][0]):
+        if any(larger.exceeds(demand) for larger in without_room):
+            continue
+        taken = room.take(demand)
+        if taken is not None:
+            return waiting[demand].popleft()[1], taken
+        without_room.append(demand)
+    return None
 
 
 def _with_costs(plan: Plan, costs: Mapping[str, float]) -> Plan:
