@@ -124,7 +124,7 @@ def _share_range(text: str) -> tuple[float, float]:
 def print_forecast(question: Question, session: Session, todo: Collection[str]) -> None:
     """Print what the runs of `todo` would take on a cluster."""
     gpu, node, price = question.gpu, question.node, question.price
-    measured = measured_seconds(session.plan, _measurements(session.plan, session.store), gpu)
+    measured = measured_seconds(session.plan, measurements_of(session.plan, session.store), gpu)
     ask = forecaster(
         session.plan,
         todo,
@@ -150,7 +150,7 @@ def print_forecast(question: Question, session: Session, todo: Collection[str]) 
         console.print(line, style="dim", soft_wrap=False)
 
 
-def _measurements(plan: Plan, store: Store) -> dict[str, Measurement]:
+def measurements_of(plan: Plan, store: Store) -> dict[str, Measurement]:
     """A few finished runs of each likeness."""
     alike: dict[tuple, list[str]] = {}
     there = set(store.run_folders())
@@ -226,13 +226,13 @@ def _print_memory(ask: Forecaster, compute: Compute) -> None:
         other = f"one {one.name} would do" if one else "no single GPU would do"
         _line("memory", f"{rung} needs {size(run.memory)}: {ask.demand(run).devices} {gpu.name} for one run; {other}")
     if most := max((ask.demand(run).devices for run in many.values()), default=0):
-        if compute.devices_per_run < most:
+        if isinstance(compute.devices_per_run, int) and compute.devices_per_run < most:
             _line("", f"(compute.devices_per_run: {most} in the spec asks for so many)")
     else:
         run = max(largest.values(), key=lambda run: run.memory)
         _line("memory", f"at most {size(run.memory)} of {size(gpu.memory)} for one run: one GPU holds it")
     assumed, real = compute.gpu_memory_gb, gpu.memory / 1e9
-    if abs(assumed / real - 1) > 0.15:
+    if isinstance(assumed, int | float) and abs(assumed / real - 1) > 0.15:
         _line("note", f"runs share GPUs of {real:g} GB here; the spec's compute.gpu_memory_gb is {assumed:g}")
     settings = [run.settings for run in largest.values() if run.settings is not None]
     micro, whole = min(((int(s.micro_batch_size), s.batch_size) for s in settings), default=(1, 1))

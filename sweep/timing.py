@@ -128,9 +128,10 @@ def demands(compute: Compute, cpu_threads: int, gpu: Gpu | None) -> Callable[[Ru
     shapes = Shapes(compute.model_copy(update={"gpu_memory_gb": memory_gb}), cpu_threads, has_gpus=gpu is not None)
 
     def demand(run: Run) -> Demand:
-        if gpu is not None and run.kind not in TABLES_ONLY and not fits(run.memory, gpu.memory):
-            return Demand(devices=max(devices_needed(run.memory, gpu), compute.devices_per_run))
-        return _demand_of(shapes.of(run))
+        asked = _demand_of(shapes.of(run))
+        if gpu is None or run.kind in TABLES_ONLY or fits(run.memory / max(1, asked.devices), gpu.memory):
+            return asked
+        return Demand(devices=devices_needed(run.memory, gpu))
 
     return demand
 
