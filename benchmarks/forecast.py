@@ -30,11 +30,10 @@ ladder:
   pretrain:
     corpus: {{kind: facts}}
   rungs:
-    - {{name: d6, hidden_size: 6, layers: 1, heads: 1, tokens: 150_000}}
-    - {{name: d16, hidden_size: 16, layers: 1, heads: 4, tokens: 300_000}}
-    - {{name: d24, hidden_size: 24, layers: 1, heads: 6, tokens: 300_000}}
-    - {{name: d32, hidden_size: 32, layers: 2, heads: 4, tokens: 300_000}}
-tasks: [{{name: facts, source: facts, splits: {{supervise: 1800, transfer: 1800, validation: 400, test: 2400}}}}]
+    - {{name: d6, hidden_size: 6, layers: 1, heads: 1, tokens: 60_000}}
+    - {{name: d16, hidden_size: 16, layers: 1, heads: 4, tokens: 120_000}}
+    - {{name: d32, hidden_size: 32, layers: 2, heads: 4, tokens: 120_000}}
+tasks: [{{name: facts, source: facts, splits: {{supervise: 900, transfer: 900, validation: 200, test: 1200}}}}]
 methods: [naive, confidence]
 finetune:
   learning_rate: {{value: 3.0e-4, reference_width: 32, exponent: -0.5}}
@@ -58,9 +57,7 @@ def main() -> None:
         start = max(0.0, wall - modelled.makespan)
         ends = finish_times(first.store)
         print(f"first sweep: {len(first.plan.runs)} runs on {cpus} CPUs in {wall:.1f} s")
-        print(
-            f"  simulated from its own measurements: {modelled.makespan:.1f} s; {start:.1f} s are Ray's and the processes'"
-        )
+        print(f"  simulated from its own measurements: {modelled.makespan:.1f} s; the rest, the start, {start:.1f} s")
         print(f"  first run finished after {ends[0] - begun:.1f} s")
         second = session(folder, "second", list(range(1, seeds + 1)))
         rates = alike(first, measured)

@@ -1,4 +1,4 @@
-"""The order of execution in simulation: makespan against what no schedule can beat; what simulating and the engine cost.
+"""The order of execution in simulation, against what no schedule can beat; what simulating and the engine cost.
 
     python benchmarks/scheduling.py [--no-engine]
 
