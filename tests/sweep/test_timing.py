@@ -91,6 +91,11 @@ def test_tables_and_everything_without_gpus_is_computed_on_cpus(facts):
 # -- what runs hold ----------------------------------------------------------------------------------------------
 
 
+def of_memory(run: Run, memory: float) -> Run:
+    """The same run, of which nothing is known but its bytes."""
+    return Run(run.run_id, run.kind, run.rung, run.seed, run.parents, run.work, memory, model=run.model)
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "demand"),
     [
@@ -103,7 +108,7 @@ def test_tables_and_everything_without_gpus_is_computed_on_cpus(facts):
     ],
 )
 def test_a_run_holds_a_share_of_a_gpu_or_as_many_as_it_needs(pythia, gigabytes, demand):
-    run = replace(student(pythia[1], "pythia-2.8b"), memory=gigabytes * 1e9)
+    run = of_memory(student(pythia[1], "pythia-2.8b"), gigabytes * 1e9)
     assert demands(Compute(), 1, A100)(run) == demand
 
 
@@ -154,7 +159,7 @@ def test_more_nodes_are_enough_when_the_critical_path_is_reached(pythia):
 
 def test_a_run_larger_than_a_node_asks_for_more_nodes(pythia):
     spec, plan = pythia
-    plan = replace(plan, runs={i: replace(run, memory=run.memory * 4) for i, run in plan.runs.items()})
+    plan = replace(plan, runs={i: of_memory(run, 250e9) for i, run in plan.runs.items()})
     ask = forecaster(plan, plan.runs, spec.compute, gpu=A100, node=Machines(1, 1, 12.0))
     assert ask.fewest_nodes == 4
     assert min(numbers_of_nodes(4, ask.fewest_nodes, len(plan.runs))) == 4
