@@ -28,7 +28,7 @@ from sweep.schedule import OUTCOME
 from sweep.store import Store, create_if_absent
 from sweep.tracking import Mlflow, Page, TensorBoard, TrackingJob, Wandb, read_page, short_id, shown_uri
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 """At the end of a sweep, how long trackers may take for one run before they are left behind."""
 FAILURES = 3
 """In a row; then a tracker is left alone until the next `w2s run`."""
@@ -233,7 +233,8 @@ class WandbTracker:
         if not self._online:  # there may be one that was cut short
             for old in self.folder.glob(f"wandb/offline-run-*-{page.run_id}"):
                 shutil.rmtree(old, ignore_errors=True)
-        self._callback.log_trial_start(shown)
+        with _environment("WANDB_API_KEY", os.environ.get("WANDB_API_KEY") if self._online else None):
+            self._callback.log_trial_start(shown)  # hands the key, if there is one, to Ray's process
         self._begun[page.run_id] = self._callback._trial_logging_futures.get(shown)  # else its errors would be lost
         for step, values in page.rows:
             self._callback.log_trial_result(step, shown, {**values, TRAINING_ITERATION: step})
@@ -423,16 +424,21 @@ def _names_in(store: Store, place: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """A variable of this process set for a moment, or taken away."""
+
+    def put(value: str | None) -> None:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
     before = os.environ.get(name)
-    os.environ[name] = value
+    put(value)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        put(before)
 
 
 def _say(line: str) -> None:
