@@ -14,7 +14,7 @@ from sweep.plan import KINDS, Plan
 from sweep.planner import build_plan
 from sweep.spec import Sweep, load_spec, located, nearest
 from sweep.store import Store
-from sweep.tracking import TrackingJob
+from sweep.tracking import TrackingJob, tracking_job
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,10 @@ class Session:
 
     def tracking(self, done: Collection[str]) -> TrackingJob | None:
         """What the spec's trackers are to be told; `done` is in the store already. Raises SweepError."""
-        if self.spec.tracking is None or not self.spec.tracking.chosen:
-            return None
-        place = f"sweeps/{self.sweep_id}"
-        job = TrackingJob(self.spec.tracking, self.store, self.sweep_id, self.spec.name, place, frozenset(done))
-        job.check()
-        return job
+        name = self.sweep_id
+        return tracking_job(
+            self.spec.tracking, self.store, name=name, title=self.spec.name, place=f"sweeps/{name}", done=done
+        )
 
     def select(self, only: list[str]) -> set[str]:
         """Run ids for `--only KIND|ID`: all runs of a kind, or those whose id begins so; all when empty.

@@ -177,7 +177,7 @@ class MlflowTracker:
 
 
 class WandbTracker:
-    """A project of Weights & Biases. What was told is marked in the store, as wandb's own server may be out of sight."""
+    """A project of Weights & Biases. What was told is marked in the store: its own server may be out of sight."""
 
     name = "wandb"
 

@@ -169,19 +169,36 @@ class TrackingJob:
             SweepError: One cannot be used; says which, and what to do.
         """
         self.check()
-        from sweep.trackers import open_trackers  # imports Ray
+        from sweep.cluster import prepare_environment
+
+        prepare_environment()
+        from sweep.trackers import open_trackers  # imports Ray, which reads the environment
 
         return open_trackers(self)
 
     def catch_up(self, address: str | None) -> None:
         """Tell of earlier runs alone, when there is nothing to run. Raises SweepError like `open`."""
-        from sweep.cluster import connected, prepare_environment
+        from sweep.cluster import connected
 
-        prepare_environment()
         trackers = self.open()
         if trackers.behind:
             with connected(address):
                 trackers.close()
+
+
+def tracking_job(
+    tracking: Tracking | None, store: Store, *, name: str, title: str, place: str, done: Iterable[str]
+) -> TrackingJob | None:
+    """What the trackers of a spec are to be told; None if there are none.
+
+    Raises:
+        SweepError: A package is missing.
+    """
+    if tracking is None or not tracking.chosen:
+        return None
+    job = TrackingJob(tracking, store, name, title, place, frozenset(done))
+    job.check()
+    return job
 
 
 @dataclass(frozen=True)
