@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
-from sweep.tracking import STORAGE_SECRETS, Tracking, refuse_secret
+from sweep.secrets import STORAGE_CURE, refuse_credentials
+from sweep.tracking import Tracking
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
@@ -157,7 +158,7 @@ class Sweep(Config):
     @classmethod
     def _storage_has_no_secrets(cls, storage: str | None) -> str | None:
         if storage is not None:
-            refuse_secret(storage, STORAGE_SECRETS)
+            refuse_credentials(storage, STORAGE_CURE)
         return storage
 
     @field_validator("methods", mode="before")

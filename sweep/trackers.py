@@ -25,8 +25,9 @@ from ray.air.constants import TRAINING_ITERATION
 
 from sweep.errors import SweepError
 from sweep.schedule import OUTCOME
+from sweep.secrets import without_credentials
 from sweep.store import Store, create_if_absent
-from sweep.tracking import Mlflow, Page, TensorBoard, TrackingJob, Wandb, read_page, short_id, shown_uri
+from sweep.tracking import Mlflow, Page, TensorBoard, TrackingJob, Wandb, read_page, short_id
 
 PATIENCE_SECONDS = 180.0
 """At the end of a sweep, how long trackers may take for one run before they are left behind."""
@@ -140,14 +141,15 @@ class MlflowTracker:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             self._known = {run.data.tags["w2s.run_id"] for run in self._runs() if run.info.status == "FINISHED"}
         except Exception as error:  # whatever the HTTP client or database driver of the day raises
+            shown = without_credentials(uri)
             raise SweepError(
-                f"tracking.mlflow: {shown_uri(uri)} cannot be used: {_first_line(error)}; start the server, correct"
-                " tracking_uri, or take mlflow out of the spec's tracking"
+                f"tracking.mlflow: {shown} cannot be used: {_first_line(error).replace(uri, shown)}; start the server,"
+                " correct tracking_uri, or take mlflow out of the spec's tracking"
             ) from None
 
     @property
     def where(self) -> str:
-        return f"MLflow experiment {self._experiment} at {shown_uri(self._uri)}"
+        return f"MLflow experiment {self._experiment} at {without_credentials(self._uri)}"
 
     def _runs(self, run_id: str | None = None) -> Iterator[Any]:
         """Those of this sweep, all or with one id."""

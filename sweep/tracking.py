@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SweepError, nearest
+from sweep.secrets import refuse_credentials
 from sweep.store import Store
 from w2s.config import Config
 
@@ -67,7 +67,9 @@ class Mlflow(Config):
     def _uri_can_be_used(cls, uri: str | None) -> str | None:
         if uri is None:
             return uri
-        refuse_secret(uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment")
+        refuse_credentials(
+            uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give the address in MLFLOW_TRACKING_URI"
+        )
         scheme = uri.partition(":")[0] if ":" in uri else ""
         if scheme in ("", "file") and uri != "databricks" and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
             path = uri.removeprefix("file:")
@@ -117,19 +119,6 @@ def _merged(entries: Iterable[Any]) -> dict[str, Any]:
                 raise ErrorAt(f"tracker '{name}' is given twice; each is listed once", index)
             merged[name] = {} if settings is None else settings
     return merged
-
-
-STORAGE_SECRETS = "give them to the process instead: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or its role"
-
-
-def refuse_secret(url: str, instead: str) -> None:
-    """Raises ValueError, without repeating it, if a URL carries a user name or password: specs are copied about."""
-    place = url.partition("://")[2].partition("/")[0]
-    if "@" in place:
-        scheme, host = url.partition("://")[0], place.rpartition("@")[2]
-        raise ValueError(
-            f"the URL {scheme}://***@{host} carries credentials, and a spec is copied into results; {instead}"
-        )
 
 
 @dataclass(frozen=True)
@@ -281,9 +270,3 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite numbers; truth values count as 0 and 1."""
     numbers = {key: float(value) for key, value in values.items() if isinstance(value, bool | int | float)}
     return {key: value for key, value in numbers.items() if np.isfinite(value)}
-
-
-def shown_uri(uri: str) -> str:
-    """A tracker's address without credentials, for people."""
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc.rpartition('@')[0]}@", "") if "@" in parts.netloc else uri

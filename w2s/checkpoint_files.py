@@ -260,7 +260,7 @@ def _require_tokenizer(path: str, names: Iterable[str], where: str) -> None:
         cure = (
             "save the model's own into it with tokenizer.save_pretrained(folder)"
             if where == "in the folder"
-            else "download it into a folder, and save its tokenizer there as well with tokenizer.save_pretrained(folder)"
+            else "download it into a folder, and save its tokenizer there too with tokenizer.save_pretrained(folder)"
         )
         raise ModelError(
             f"model {path}: no tokenizer {where} (tokenizer.json, or tokenizer.model, vocab.json, vocab.txt,"

@@ -368,7 +368,8 @@ def _read_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the tokenizer of model {shown_source(source)} cannot be loaded: {why_not_loaded(error)}") from error
+        where, why = shown_source(source), why_not_loaded(error)
+        raise ModelError(f"the tokenizer of model {where} cannot be loaded: {why}") from error
 
 
 def _output_width(body: Any) -> int:

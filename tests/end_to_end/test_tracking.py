@@ -183,7 +183,9 @@ def test_no_secret_of_the_environment_is_in_any_file(tracked):
     files = [path for path in tracked.storage.rglob("*") if path.is_file()]
     assert any(path.name == "log.txt" for path in files)
     assert any(path.suffix == ".wandb" for path in files)
-    for path in files:
-        data = path.read_bytes()
-        for name, value in SECRETS.items():
-            assert value.encode() not in data, f"{name} is in {path}"
+    assert any(path.name == "index.html" for path in files)
+    shown = w2s("show", next(iter(tracked.attempts())), "--storage", tracked.storage, cwd=tracked.spec.parent)
+    for name, value in SECRETS.items():
+        assert value not in shown, name
+        for path in files:
+            assert value.encode() not in path.read_bytes(), f"{name} is in {path}"

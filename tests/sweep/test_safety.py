@@ -12,7 +12,9 @@ import transformers
 from sweep.errors import SpecError
 from sweep.inputs import gather
 from sweep.lockfile import RevisionLock
+from sweep.secrets import credentials_in, without_credentials
 from sweep.spec import load_spec
+from tests.end_to_end.drive import w2s
 from w2s.checkpoints import inspect_checkpoint
 from w2s.config import ModelSource
 from w2s.corpora import train_bpe
@@ -95,7 +97,7 @@ def test_a_pickle_is_refused_before_it_is_opened(trapped, marker):
 
 def test_an_allowed_pickle_still_runs_nothing(trapped, marker):
     inspect_checkpoint(str(trapped), allow_pickle=True)
-    with pytest.raises(ModelError, match="opening them would run code.*admits pickles of tensors only") as raised:
+    with pytest.raises(ModelError, match=r"opening them would run code.*admits pickles of tensors only") as raised:
         load(trapped, allow_pickle=True)
     assert "weights_only" not in str(raised.value)  # torch's advice on how to run it all the same
     assert not marker.exists()
@@ -141,10 +143,11 @@ def plan_inputs(tmp_path: Path, rungs: str):
 def test_a_pickle_is_allowed_by_name_for_one_rung_only(tmp_path):
     for name, width in (("small", 8), ("large", 16)):
         pickled(make_checkpoint(tmp_path / name, width))
-    small, large = ("{model: ./%s, pretrain_tokens: 1e9%s}" % (name, "%s") for name in ("small", "large"))
+    small = "{model: ./small, pretrain_tokens: 1e9, allow_pickle: true}"
+    large = "{model: ./large, pretrain_tokens: 1e9}"
     with pytest.raises(SpecError, match=r"ladder.rungs\[1\] 'large': .*large: its weights are pickled"):
-        plan_inputs(tmp_path, f"{small % ', allow_pickle: true'}, {large % ''}")
-    models = plan_inputs(tmp_path, f"{small % ', allow_pickle: true'}, {large % ', allow_pickle: true'}").models
+        plan_inputs(tmp_path, f"{small}, {large}")
+    models = plan_inputs(tmp_path, f"{small}, {large.replace('}', ', allow_pickle: true}')}").models
     assert all(model.source is not None and model.source.allow_pickle for model in models.values())
 
 
@@ -231,7 +234,7 @@ def test_a_tokenizer_with_code_is_explained_when_it_is_loaded(own_code, marker, 
     monkeypatch.setattr("builtins.input", never_asked)
     code = {"AutoTokenizer": [None, "own.OwnTokenizer"]}
     edit(own_code / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=code)
-    with pytest.raises(ModelError, match="tokenizer of model .* cannot be loaded: .*set trust_remote_code: true"):
+    with pytest.raises(ModelError, match=r"tokenizer of model .* cannot be loaded: .*set trust_remote_code: true"):
         load_tokenizer(ModelSource(path=str(own_code)))
     assert not marker.exists()
 
@@ -313,3 +316,30 @@ def test_what_is_refused_of_folders_is_refused_of_the_hub(hub):
     (hub / "adapter_config.json").unlink()
     edit(hub / "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
     refused(Path("org/name"), "comes with code of its own")
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("s3://AKIA:s3cret@bucket/x", "AKIA:s3cret"),
+        ("https://token@host/x", "token"),
+        ("sftp://ann@host/x", ""),
+        ("sftp://ann:s3cret@host/x", "ann:s3cret"),
+        ("s3://bucket/a@b", ""),
+        ("sqlite:////home/a@b.db", ""),
+        ("results/a@b", ""),
+        ("/a:b@c", ""),
+    ],
+)
+def test_credentials_in_an_address_are_found_and_not_shown(url, secret):
+    assert credentials_in(url) == secret
+    assert without_credentials(url) == url.replace(f"{secret}@", "" if secret else "@")
+
+
+def test_a_storage_with_credentials_is_refused_without_repeating_them(tmp_path):
+    output = w2s("report", "s3://AKIA:s3cret@bucket/results", check=2, cwd=tmp_path)
+    assert "storage: the address s3://***@bucket/results carries credentials" in output
+    assert "s3cret" not in output

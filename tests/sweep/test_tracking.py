@@ -14,7 +14,7 @@ from sweep.errors import SpecError, StoreError, SweepError
 from sweep.planner import build_plan
 from sweep.session import Session
 from sweep.spec import load_spec
-from sweep.tracking import Page, Tracking, TrackingJob, accuracies, read_page, readable, shown_uri
+from sweep.tracking import Page, Tracking, TrackingJob, accuracies, read_page, readable
 from tests.end_to_end.drive import w2s
 
 
@@ -69,7 +69,7 @@ def test_a_wrong_tracker_is_refused_with_key_and_cure(tiny, written, message):
     ],
 )
 def test_a_password_in_the_spec_is_refused_without_being_repeated(tiny, line, cure):
-    with pytest.raises(SpecError, match=rf"tiny.yaml:2: .*: the URL \w+://\*\*\*@.*{cure}") as raised:
+    with pytest.raises(SpecError, match=rf"tiny.yaml:2: .*: the address \w+://\*\*\*@.*{cure}") as raised:
         load_spec(tiny({"seeds: [0]": f"{line}\nseeds: [0]"}))
     assert "s3cret" not in str(raised.value)
 
@@ -114,11 +114,6 @@ def test_accuracies_are_those_of_each_part_and_step():
         }
     )
     assert accuracies(frame) == {1: {"test_accuracy": 0.0}, 2: {"test_accuracy": 0.5, "transfer_0_accuracy": 1.0}}
-
-
-def test_addresses_are_shown_without_credentials():
-    assert shown_uri("https://ann:s3cret@host:5000/x") == "https://host:5000/x"
-    assert shown_uri("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------
