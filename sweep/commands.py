@@ -102,11 +102,14 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     todo = wanted - done - blocked - set(given_up)
     failed = dict(given_up)
     interrupted = False
+    tracking = session.tracking(done)
     if todo:
         from sweep.engine import run_plan
 
         threads = session.spec.ladder.pretrain.cpu_threads
-        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address)
+        outcome = run_plan(
+            plan, todo, store, session.spec.compute, cpu_threads=threads, address=address, tracking=tracking
+        )
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
@@ -114,6 +117,8 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
         done |= outcome.done
     else:
         print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")
+        if tracking is not None:
+            tracking.catch_up(address)
     for run_id, message in failed.items():
         again = "; only --retry-failed tries it again" if run_id in given_up else ""
         print(

@@ -19,6 +19,8 @@ from sweep.store import Store
 
 if TYPE_CHECKING:
     from sweep.schedule import Feed
+    from sweep.trackers import Trackers
+    from sweep.tracking import TrackingJob
     from sweep.worker import Job
 
 
@@ -42,6 +44,7 @@ def run_plan(
     address: str | None = None,
     science: Science | None = None,
     feed: "Feed | None" = None,
+    tracking: "TrackingJob | None" = None,
 ) -> Outcome:
     """Execute `todo`, whose other parents are in the store.
 
@@ -50,6 +53,7 @@ def run_plan(
         address: A Ray cluster; None for RAY_ADDRESS, or else a Ray of our own on this machine.
         science: What computes a run, for benchmarks of the engine.
         feed: What adds runs to the plan as it goes.
+        tracking: The experiment trackers that are told of finished runs.
 
     Raises:
         SweepError: Ray cannot be reached, or no node is large enough for a run.
@@ -60,12 +64,13 @@ def run_plan(
     frontier = Frontier(plan, frozenset(todo), retries=compute.retries)
     if feed is not None:
         feed.attach(frontier)
+    trackers = tracking.open() if tracking is not None else None
     with connected(address) as cluster, _scratch() as tune_folder:
         shapes = Shapes(compute, cpu_threads, has_gpus=cluster.has_gpus)
         shapes.check(frontier, plan, cluster)
         with make_progress(frontier) as progress:
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed)
+            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed, trackers)
     return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
 
 
@@ -77,6 +82,7 @@ def _tune(
     progress: Progress,
     tune_folder: str,
     feed: "Feed | None",
+    trackers: "Trackers | None",
 ) -> bool:
     from ray import tune
 
@@ -104,6 +110,7 @@ def _tune(
             storage_path=tune_folder,
             name="sweep",
             verbose=0,
+            callbacks=[trackers.callback] if trackers is not None else None,
             failure_config=tune.FailureConfig(max_failures=0),  # the frontier counts attempts of all kinds
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

@@ -165,7 +165,13 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         allow_pickle=rung.allow_pickle,
         trust_remote_code=rung.trust_remote_code,
     )
-    found = inspect_checkpoint(source.path, source.revision, allow_pickle=rung.allow_pickle, hash_file=hashes)
+    found = inspect_checkpoint(
+        source.path,
+        source.revision,
+        allow_pickle=rung.allow_pickle,
+        trust_remote_code=rung.trust_remote_code,
+        hash_file=hashes,
+    )
     flops = rung.pretrain_flops
     if flops is None:
         tokens = rung.pretrain_tokens or pretraining_tokens(rung.model)

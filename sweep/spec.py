@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
+from sweep.secrets import STORAGE_CURE, refuse_credentials
+from sweep.tracking import Tracking
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
@@ -147,8 +149,17 @@ class Sweep(Config):
     keep_weights: Literal["none", "all"] = "none"
     """Whether finetuned weights are kept. Pretrained rungs always are."""
     compute: Compute = Compute()
+    tracking: Tracking | None = None
+    """Experiment trackers that are told of each finished run: tensorboard, wandb, mlflow."""
     tune: Tune | None = None
     """What `w2s tune` searches; `w2s run` does not look at it."""
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_has_no_secrets(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            refuse_credentials(storage, STORAGE_CURE)
+        return storage
 
     @field_validator("methods", mode="before")
     @classmethod

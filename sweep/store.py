@@ -28,6 +28,7 @@ from uuid import uuid4
 import fsspec
 
 from sweep.errors import StoreError
+from sweep.secrets import STORAGE_CURE, refuse_credentials
 from w2s.errors import W2SError
 
 VERIFIED_WHOLE = 64 << 20
@@ -94,6 +95,10 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
+        try:
+            refuse_credentials(self.root, STORAGE_CURE)
+        except ValueError as error:
+            raise StoreError(f"storage: {error}") from None
         try:
             self.fs, self._base = fsspec.url_to_fs(self.root)
         except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not installed

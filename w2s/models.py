@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 
 from w2s.caches import RecentlyUsed, file_stamp
+from w2s.checkpoint_files import why_not_loaded
 from w2s.checkpoints import Checkpoint, inspect_checkpoint
 from w2s.config import FinetuneSettings, Form, LoraSettings, ModelSource
 from w2s.data import Batch
@@ -147,7 +149,13 @@ def load_checkpoint_sizes(source: ModelSource) -> Checkpoint:
     """Sizes and kind of a checkpoint, read once per process."""
     key = ("sizes", *source_identity(source))
     return _CHECKPOINTS.get(
-        key, lambda: inspect_checkpoint(source.path, source.revision, allow_pickle=source.allow_pickle)
+        key,
+        lambda: inspect_checkpoint(
+            source.path,
+            source.revision,
+            allow_pickle=source.allow_pickle,
+            trust_remote_code=source.trust_remote_code,
+        ),
     )
 
 
@@ -300,8 +308,8 @@ def read_pretrained(auto: Any, source: ModelSource, dropout: float) -> tuple[Any
                 trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"model {shown_source(source)} cannot be loaded: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, safetensors.SafetensorError) as error:
+        raise ModelError(f"model {shown_source(source)} cannot be loaded: {why_not_loaded(error)}") from error
     model.w2s_published = published
     return model, info
 
@@ -360,7 +368,8 @@ def _read_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the tokenizer of model {shown_source(source)} cannot be loaded: {error}") from error
+        where, why = shown_source(source), why_not_loaded(error)
+        raise ModelError(f"the tokenizer of model {where} cannot be loaded: {why}") from error
 
 
 def _output_width(body: Any) -> int:
