@@ -84,6 +84,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
     """
     global _is_own
     import ray
+    from ray.exceptions import RayError
 
     if _keep and ray.is_initialized():
         yield _cluster(is_own=_is_own)
@@ -106,7 +107,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
             options["runtime_env"] = {"worker_process_setup_hook": _setting(carried)}
     try:
         context = ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if not address:
             raise SweepError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from None
         raise SweepError(explain_refusal(address, str(error))) from None
@@ -133,8 +134,8 @@ def _cluster(*, is_own: bool) -> Cluster:
 
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 45.0
-"""Ray gives up after 20 s when a cluster refuses us, but only after 163 s when nobody answers, and then ends the process
-(2.60, measured): a process of its own tries first, for this long."""
+"""Ray gives up after 20 s when a cluster refuses us, but only after 163 s when nobody answers, and then ends the
+process (2.60, measured): a process of its own tries first, for this long."""
 _PROBE = "import logging, sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
 
 
@@ -147,8 +148,9 @@ def check_reachable(address: str) -> None:
             f"--address {address}: a sweep is driven from a node of the cluster, not through a Ray client; "
             "w2s submit sends it there, or log in to the head node and give --address auto"
         )
-    if address != "auto":
-        host, colon, port = address.rpartition(":")
+    known = _here() if address == "auto" else address
+    if known:
+        host, colon, port = known.rpartition(":")
         if not colon or not port.isdecimal():
             raise SweepError(f"--address {address}: auto or host:port is needed, such as 10.0.0.5:6379")
         try:
@@ -171,6 +173,13 @@ def check_reachable(address: str) -> None:
         ) from None
     if probe.returncode:
         raise SweepError(explain_refusal(address, probe.stderr))
+
+
+def _here() -> str | None:
+    """Address of the cluster that was last started or joined on this machine, which may be gone."""
+    from ray._private.services import find_bootstrap_address
+
+    return find_bootstrap_address(None) or None
 
 
 def explain_refusal(address: str, said: str) -> str:
@@ -410,6 +419,7 @@ def _looker(paths: tuple[str, ...]) -> Callable[[], dict[str, Any]]:
 def _on_nodes(make: Callable[[], Callable[[], Any]], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a function returns on each node, at the same time; an exception where it does not. By node id."""
     import ray
+    from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(make())
@@ -422,8 +432,8 @@ def _on_nodes(make: Callable[[], Callable[[], Any]], nodes: Sequence[Mapping[str
     for node_id, reference in pending.items():
         try:
             found[node_id] = ray.get(reference, timeout=0)
-        except ray.exceptions.GetTimeoutError:
+        except GetTimeoutError:
             found[node_id] = f"nothing within {NODE_SECONDS:g} s"
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             found[node_id] = error
     return found

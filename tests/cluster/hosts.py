@@ -41,7 +41,7 @@ cp {folder}/host_key /run/host_key
 chmod 600 /run/host_key
 mount --rbind {folder}/tmp /tmp
 cd /
-exec env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin {sshd} -D -e -f /run/sshd_config
+exec env -i HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin {sshd} -D -e -f /run/sshd_config
 """
 _SSHD = """\
 HostKey /run/host_key
@@ -95,8 +95,10 @@ class Host:
         """Start its sshd in namespaces of its own, and wait until it answers."""
         log = (self.folder / "sshd.log").open("ab")
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
-            + ["--mount-proc", "bash", str(self.folder / "init")],
+            [
+                *("ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "--ipc", "--pid"),
+                *("--fork", "--kill-child", "--mount-proc", "bash", str(self.folder / "init")),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
