@@ -7,14 +7,19 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from sweep.errors import SweepError
+
+if TYPE_CHECKING:
+    from sweep.plan import Run
+    from sweep.store import Store
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """For Ray's shared memory on a laptop: it holds the plan and little else."""
@@ -352,6 +357,34 @@ def check_versions(looks: Sequence[NodeLook]) -> None:
             "\n".join(wrong) + "\nAll nodes need the same versions, or results would depend on where they were made: "
             "ray up with the cluster file installs them, see docs/cluster.md"
         )
+
+
+def check_places(runs: Iterable["Run"], store: "Store") -> None:
+    """Raises SweepError if some node lacks a local file that a run reads, or does not see a local storage."""
+    paths = dict(local_paths(runs))
+    with contextlib.ExitStack() as stack:
+        if store.is_local:  # a folder of the same name may be another one: only a new file tells
+            Path(store.path()).mkdir(parents=True, exist_ok=True)
+            probe = stack.enter_context(tempfile.NamedTemporaryFile(prefix=".seen-", dir=store.path()))
+            paths[os.path.abspath(probe.name)] = f"storage '{store.root}' is a folder of this machine"
+        if paths:
+            check_paths(paths)
+
+
+def local_paths(runs: Iterable["Run"]) -> Iterator[tuple[str, str]]:
+    """Paths of this machine that runs read, each with what it is, as written in the spec."""
+    for run in runs:
+        if run.task is not None:
+            task = run.task.spec
+            files = (*task.train, *task.test) if task.source == "files" else (task.id,) if task.source == "hub" else ()
+            for path in files:
+                if os.path.isabs(path):
+                    yield path, f"task '{task.name}'"
+        if run.model is not None and run.model.source is not None and os.path.isabs(run.model.source.path):
+            yield run.model.source.path, f"rung '{run.model.name}'"
+        if run.pretrain is not None:
+            for path in getattr(run.pretrain[1].corpus, "files", ()):
+                yield path, "ladder.pretrain.corpus"
 
 
 def check_paths(paths: Mapping[str, str]) -> None:

@@ -135,7 +135,7 @@ def rewritten(text: str, values: dict[Location, str]) -> str:
 
     Args:
         values: The new text of the scalar at each place. Where a mapping was abbreviated to its main key (a rung that
-            is only a model) or a list to its one item, the place may be longer than that in the text.
+            is only a model), the place is longer than that in the text.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     spans: dict[tuple[int, int], str] = {}

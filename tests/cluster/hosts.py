@@ -93,6 +93,7 @@ class Host:
 
     def power_on(self) -> None:
         """Start its sshd in namespaces of its own, and wait until it answers."""
+        _run("ip", "link", "set", f"{self.name}o", "up")
         log = (self.folder / "sshd.log").open("ab")
         self.process = subprocess.Popen(
             [
@@ -108,7 +109,8 @@ class Host:
         until(lambda: _answers(self.address, 22), f"sshd of {self.name}", seconds=20, alive=self)
 
     def power_off(self) -> None:
-        """Kill everything on it at once. Nothing is told to the rest of the cluster."""
+        """Cut its cable, so that no connection is closed for the others to notice, then kill everything on it."""
+        _run("ip", "link", "set", f"{self.name}o", "down")
         _kill_all_in(self.name)
         if self.process is not None:
             self.process.wait(20)
@@ -183,6 +185,7 @@ def until(condition: Callable[[], object], what: str, *, seconds: float, alive: 
 
 
 def _make(folder: Path, count: int, bashrc: str, visible: Sequence[Path]) -> Machines:
+    folder.mkdir(parents=True, exist_ok=True)
     _run("ip", "link", "add", BRIDGE, "type", "bridge")
     _run("ip", "addr", "add", f"{LAUNCHER}/24", "dev", BRIDGE)
     _run("ip", "link", "set", BRIDGE, "up")
