@@ -172,15 +172,17 @@ def traces() -> list[str]:
     return [line for line in (*_namespaces(), *links, *mounts) if PREFIX in line]
 
 
-def until(condition: Callable[[], object], what: str, *, seconds: float, alive: Host | None = None) -> float:
-    """Wait for a condition; returns the seconds it took. Fails the test after `seconds`."""
+def until(
+    condition: Callable[[], object], what: str, *, seconds: float, every: float = 0.2, alive: Host | None = None
+) -> float:
+    """Wait for a condition, asked `every` so many seconds; returns the seconds it took. Fails the test after `seconds`."""
     start = time.monotonic()
     while not condition():
         if alive is not None and not alive.is_on:
             raise AssertionError(f"{what}: it ended; {(alive.folder / 'sshd.log').read_text()[-2000:]}")
         if time.monotonic() - start > seconds:
             raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.2)
+        time.sleep(every)
     return time.monotonic() - start
 
 
