@@ -175,7 +175,7 @@ def traces() -> list[str]:
 def until(
     condition: Callable[[], object], what: str, *, seconds: float, every: float = 0.2, alive: Host | None = None
 ) -> float:
-    """Wait for a condition, asked `every` so many seconds; returns the seconds it took. Fails the test after `seconds`."""
+    """Wait for a condition, asked every so many seconds. Returns how long it took; fails the test after `seconds`."""
     start = time.monotonic()
     while not condition():
         if alive is not None and not alive.is_on:

@@ -9,6 +9,7 @@ Python environment (`setup_commands` that install it are left out) and the objec
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -230,6 +231,41 @@ def test_a_sweep_on_three_hosts_survives_the_loss_of_one_and_equals_that_of_one_
     timed("ray down until nothing runs", time.monotonic() - start)
     figures["runs per host"] = {name: list(hosts_of.values()).count(name) for name in sorted(set(hosts_of.values()))}  # type: ignore[assignment]
     print(json.dumps(figures))
+
+
+FAKE = """\
+cluster_name: fake
+max_workers: 4
+provider:
+  type: fake_multinode
+  head_node_id: "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+available_node_types:
+  head: {resources: {CPU: 1}, node_config: {}, max_workers: 0}
+  gpu: {resources: {CPU: 8, GPU: 4}, node_config: {}, min_workers: 0, max_workers: 2}
+head_node_type: head
+"""
+GROWABLE = """\
+from sweep.cluster import connected, prepare_environment
+prepare_environment()
+with connected("auto") as cluster:
+    print("growable:", *(f"{kind}" for kind in cluster.growable), cluster.has_gpus)
+"""
+
+
+def test_types_that_the_autoscaler_may_add_are_known_before_they_are_up(up: Up):
+    """With Ray's first autoscaler and its second; the provider is Ray's own fake, which adds no machines here."""
+    files = {"fake.yaml": FAKE, "growable.py": GROWABLE}
+    for name, text in files.items():
+        (up.machines.head.home / name).write_text(text)
+    for package in ("w2s", "sweep", "analysis"):
+        shutil.copytree(ROOT / package, up.machines.head.home / "w2s-sweep" / package)
+    for second in (0, 1):
+        up.on_head(
+            f"export RAY_enable_autoscaler_v2={second}; ray start --head --num-cpus=1 --object-store-memory=100000000 "
+            "--include-dashboard=false --autoscaling-config=~/fake.yaml"
+        )
+        assert "growable: {'CPU': 8.0, 'GPU': 4.0} True" in up.on_head("python ~/growable.py")
+        up.on_head("ray stop")
 
 
 def test_nothing_is_left_of_the_hosts(up: Up):
