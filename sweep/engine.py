@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import connected, prepare_environment
+from sweep.cluster import check_places, connected, prepare_environment
 from sweep.execute import Science
 from sweep.frontier import Frontier
 from sweep.plan import Plan, Run
@@ -66,6 +66,8 @@ def run_plan(
         feed.attach(frontier)
     trackers = tracking.open() if tracking is not None else None
     with connected(address) as cluster, _scratch() as tune_folder:
+        if not cluster.is_own:
+            check_places((plan.runs[i] for i in frontier.todo), store)
         shapes = Shapes(compute, cpu_threads, has_gpus=cluster.has_gpus)
         shapes.check(frontier, plan, cluster)
         with make_progress(frontier) as progress:
