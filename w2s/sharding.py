@@ -37,16 +37,13 @@ def shard_model(
         whole: The same model with its values, on rank 0.
         layers: Number of transformer blocks.
         device: Where this rank computes.
-        autocast: Type of the arithmetic. The blocks' weights are then gathered in it. Otherwise autocast would keep a
-            copy of every weight for the backward pass, and with it the whole model. Gradients are summed in float32.
+        autocast: Type of the arithmetic; None is float32.
         shard: The ranks.
     """
     mesh = init_device_mesh(device.type, (shard.world,))
-    exact = MixedPrecisionPolicy()
-    # The residual stream stays in float32, as under autocast alone.
-    fast = MixedPrecisionPolicy(param_dtype=autocast, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    exact, policy = MixedPrecisionPolicy(), block_policy(device, autocast)
     for block in blocks_of(model, layers):
-        fully_shard(block, mesh=mesh, mp_policy=exact if autocast is None else fast, reshard_after_forward=True)
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     root: Any = fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
     # Every rank's loss is its part of the batch's mean: gradients are summed, not averaged.
     for module in root.modules():
@@ -55,6 +52,18 @@ def shard_model(
             module.set_force_sum_reduction_for_comms(True)
     root.to_empty(device=device)
     _fill(root, whole, device, shard)
+
+
+def block_policy(device: torch.device, autocast: torch.dtype | None) -> MixedPrecisionPolicy:
+    """In which types a block's parameters are gathered and its gradients summed.
+
+    Autocast alone would keep a bfloat16 copy of every weight for the backward pass, and with them the whole model. So a
+    GPU gathers a block's weights in bfloat16, and autocast has nothing to copy; the residual stream stays in float32,
+    as under autocast alone, and gradients are summed in float32. A CPU's layer norm takes no such mixture.
+    """
+    if autocast is None or device.type != "cuda":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=autocast, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def blocks_of(model: nn.Module, layers: int) -> list[nn.Module]:
