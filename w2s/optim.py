@@ -132,8 +132,9 @@ class ShardedAdamW:
                 p.grad = torch.zeros_like(p)
         if self.clip_norm is not None:
             gradients = [_local(p.grad) for p in self.parameters]
-            squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
-            torch._foreach_mul_(gradients, _shrinkage(self.shard.sum(squares).sqrt(), self.clip_norm))
+            square = self.shard.sum(torch.nn.utils.get_total_norm(gradients).square())
+            shrinkage = _shrinkage(square.sqrt(), self.clip_norm)
+            torch._foreach_mul_(gradients, shrinkage)  # pyright: ignore[reportPrivateImportUsage]
         self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.step()
 
@@ -188,7 +189,7 @@ def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
     """This rank's part of a tensor that every rank has whole, cut as `parameter` is."""
     if not isinstance(parameter, DTensor):
         return whole
-    part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    part: Any = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
     # The part is a view of the whole, which would stay alive with it.
     return DTensor.from_local(
         part.to_local().clone(),
@@ -206,7 +207,8 @@ def whole_tensor(part: Tensor) -> Tensor:
 
 def _local(x: Any) -> Tensor:
     """This rank's part, sharing memory."""
-    return x.detach().to_local() if isinstance(x, DTensor) else x.detach()
+    part: Any = x.detach()
+    return part.to_local() if isinstance(x, DTensor) else part
 
 
 def _layout(parameters: Iterable[nn.Parameter]) -> tuple[list[int], int]:

@@ -294,6 +294,20 @@ def test_alone_every_vote_is_followed_at_once_and_the_loss_is_as_it_was():
     assert decided == [True, False]
 
 
+def test_a_gpus_votes_are_read_late_and_after_the_same_number_of_steps_everywhere(monkeypatch):
+    class Pair(Shard):
+        """Two ranks that always vote the same; there is no GPU here, so only the delay is its own."""
+
+        def sum(self, x):
+            return x.mul_(2)
+
+    votes = Votes(Pair(0, 2), CPU)
+    monkeypatch.setattr(votes, "_late", 3)
+    decided = [votes(torch.tensor(1.0), step == 2, False) for step in range(8)]
+    assert [total.item() for total, _ in decided] == [2.0] * 8
+    assert [answers for _, answers in decided] == [[step == 2 + 3, False] for step in range(8)]
+
+
 def test_the_last_step_is_not_stopped(tmp_path: Path):
     pace = Pace(replace(HERE, scratch_dir=tmp_path, should_stop=lambda: True), "x", 2, CPU)
     pace.sum(torch.zeros(()))
