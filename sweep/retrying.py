@@ -153,6 +153,11 @@ class RetryingFileSystem:
         self.raw = fs
         self._root = root
         self._patience = patience or Patience.of_environment()
+        protocols = (fs.protocol,) if isinstance(getattr(fs, "protocol", ()), str) else getattr(fs, "protocol", ())
+        # otherwise the size is asked for first, to read large files in parallel
+        self._one_request = (
+            {"max_concurrency": 1} if "s3" in protocols else {"concurrency": 1} if "gs" in protocols else {}
+        )
         self._warned = float("-inf")
         self._lock = threading.Lock()
 
@@ -165,6 +170,8 @@ class RetryingFileSystem:
         if name.startswith("__") or "raw" not in self.__dict__:  # while it is unpickled or copied
             raise AttributeError(name)
         value = getattr(self.raw, name)
+        if name == "cat_file":
+            value = functools.partial(value, **self._one_request)
         return functools.partial(self._request, name, value) if name in self.REQUESTS else value
 
     def _request(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

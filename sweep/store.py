@@ -342,27 +342,38 @@ class Store:
 
     def failures(self, run_id: str) -> list[Failure]:
         """The failed attempts of a run, oldest first."""
-        found = []
-        for name in self.listing("runs", run_id, "attempts"):
-            if name.endswith("/error.json"):
-                with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
-                    text = self.fs.cat_file(self.path("runs", run_id, "attempts", name))
-                    found.append(Failure(attempt=name.split("/")[0], **json.loads(text)))
-        return sorted(found, key=lambda failure: failure.time)
+        return self._failures(run_id, [f"attempts/{name}" for name in self.listing("runs", run_id, "attempts")])
 
     def heartbeats(self, run_id: str) -> list[Heartbeat]:
         """The last signs of life of all attempts that have not ended by themselves, oldest first."""
-        found = []
-        for name in self.listing("runs", run_id, "alive"):
-            if name.endswith(".json") and not name.startswith("."):
-                with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-                    found.append(Heartbeat(**json.loads(self.fs.cat_file(self.path("runs", run_id, "alive", name)))))
-        return sorted(found, key=lambda beat: beat.time)
+        return self._heartbeats(run_id, [f"alive/{name}" for name in self.listing("runs", run_id, "alive")])
 
     def traces(self, run_ids: Iterable[str]) -> dict[str, tuple[list[Heartbeat], list[Failure]]]:
-        """Signs of life and failures of many runs, asked for at once."""
+        """Signs of life and failures of many runs, asked for at once: a listing for each, and what it names."""
+
+        def look(run_id: str) -> tuple[list[Heartbeat], list[Failure]]:
+            names = list(self.listing("runs", run_id))
+            return self._heartbeats(run_id, names), self._failures(run_id, names)
+
         ids = list(run_ids)
-        return dict(zip(ids, self.parallel(lambda i: (self.heartbeats(i), self.failures(i)), ids), strict=True))
+        return dict(zip(ids, self.parallel(look, ids), strict=True))
+
+    def _failures(self, run_id: str, names: Iterable[str]) -> list[Failure]:
+        found = []
+        for name in names:
+            if name.startswith("attempts/") and name.endswith("/error.json"):
+                with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
+                    text = self.fs.cat_file(self.path("runs", run_id, name))
+                    found.append(Failure(attempt=name.split("/")[1], **json.loads(text)))
+        return sorted(found, key=lambda failure: failure.time)
+
+    def _heartbeats(self, run_id: str, names: Iterable[str]) -> list[Heartbeat]:
+        found = []
+        for name in names:
+            if name.startswith("alive/") and name.endswith(".json") and not name.startswith("alive/."):
+                with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                    found.append(Heartbeat(**json.loads(self.fs.cat_file(self.path("runs", run_id, name)))))
+        return sorted(found, key=lambda beat: beat.time)
 
     def listing(self, *parts: str) -> dict[str, FileInfo]:
         """All files below a folder, by their path within it; empty if there is no such folder."""
