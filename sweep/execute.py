@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ from sweep.store import Attempt, Heartbeat, Store
 from w2s.config import PretrainRun
 
 BEAT_EVERY_SECONDS = 10.0
+LAST_BEAT_SECONDS = 10.0
+"""How long the end of a run waits for a beat under way: no longer, whatever the storage does."""
 _PACKAGES = ("w2s-sweep", "torch", "transformers", "tokenizers", "polars", "numpy", "ray")
 _log = logging.getLogger("w2s")
 
@@ -58,6 +61,8 @@ def execute(run: Run, store: Store, placement: Placement, science: "Science | No
     fetch_state(store, run.run_id, shared=placement.world > 1)
     if placement.rank > 0:
         science(run, store, placement, lambda fraction: None)
+        if not store.is_local:  # this machine's copy
+            shutil.rmtree(scratch_folder(store, run.run_id), ignore_errors=True)
         return True
     uuid = uuid4().hex
     # the pulse goes on while results are uploaded: without one, another machine's `w2s gc` might take the attempt
@@ -94,7 +99,7 @@ class Pulse:
 
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
-        self._thread.join()  # one beat at most, which has one try
+        self._thread.join(LAST_BEAT_SECONDS)
         self._store.end_beat(self._run_id, self._attempt)
 
     def _beat(self) -> None:

@@ -667,6 +667,10 @@ def _scheme(root: str) -> str:
 
 def _options(root: str) -> dict[str, Any]:
     """Of S3: as many connections as requests, and fewer tries of its own, since `sweep.retrying` has the patience."""
+    if _scheme(root) in ("gs", "gcs"):
+        # read when gcsfs is imported: otherwise it asks for each bucket's kind by gRPC first, for up to a minute where
+        # that is not allowed, and writes to some kinds without the condition that DONE needs
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if _scheme(root) not in ("s3", "s3a"):
         return {}
     own = {"max_pool_connections": REQUESTS_AT_ONCE, "retries": {"mode": "standard", "total_max_attempts": 2}}

@@ -11,7 +11,7 @@ import pytest
 from sweep.errors import StorageError, StoreError
 from sweep.retrying import Patience, RetryingFileSystem, Trouble, trouble_of
 from sweep.store import CorruptEntryError, Heartbeat, Store, create_if_absent
-from tests import s3
+from tests import gcs, s3
 
 URL = "s3://results/sweep"
 
@@ -387,3 +387,33 @@ def _at_once(function, n: int) -> list:
 
     with ThreadPoolExecutor(n) as pool:
         return list(pool.map(function, range(n)))
+
+
+# -- Google Cloud Storage: gcsfs's own client, before a stand-in for the server --------------------------------
+
+
+@pytest.fixture
+def google(monkeypatch, tmp_path):
+    pytest.importorskip("gcsfs")
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
+    with gcs.gcs_server(monkeypatch) as bucket:
+        yield bucket
+
+
+def test_on_gcs_marks_are_created_with_generation_zero(google):
+    store = Store("gs://results/sweep")
+    store.check_writable()
+    uuid = write(store, **{"log.txt": b"hello"})
+    (condition,) = [query.get("ifGenerationMatch") for name, query in google.uploads if name.endswith("/DONE")]
+    assert condition == "0"
+    with store.writing("run-1") as second:
+        (second.folder / "log.txt").write_text("late")
+    assert not second.won
+    done = store.verify("run-1")
+    assert done
+    assert done.attempt == uuid
+    assert store.read("run-1", "log.txt") == b"hello"
+    assert store.run_folders() == {"run-1"}
+    with pytest.raises(RuntimeError), store.writing("run-2"):
+        raise RuntimeError("why")
+    assert [failure.message for failure in store.failures("run-2")] == ["why"]
