@@ -474,23 +474,17 @@ class Store:
                 yield attempt
                 attempt.won = self._commit(run_id, uuid, folder, place)
         except InterruptedRunError:
-            self._forget(folder, place)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         except Exception as error:
-            if isinstance(error, StorageError) and self.is_local:
-                self._forget(folder, place)  # on a full disk the error itself has no room
+            if isinstance(error, StorageError):
+                shutil.rmtree(folder, ignore_errors=True)  # on a full disk the error itself has no room
             with contextlib.suppress(Exception):
                 self._record_failure(place, error)
             raise
         finally:
             if not self.is_local:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _forget(self, folder: Path, place: str) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not self.is_local:
-            with contextlib.suppress(FileNotFoundError, SweepError):
-                self.fs.rm(place, recursive=True)
 
     def _commit(self, run_id: str, uuid: str, folder: Path, place: str) -> bool:
         """Make an attempt the result. Returns False if another one was first."""
@@ -532,7 +526,8 @@ class Store:
             # of an error raised on purpose the message says it all
             "detail": "" if isinstance(error, W2SError) else "".join(traceback.format_exception(error)),
         }
-        self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode())
+        patient = not isinstance(error, StorageError)  # then all patience was had already
+        self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode(), patient=patient)
 
     def record_failure(self, run_id: str, kind: str, message: str) -> None:
         """A failure seen from outside, such as a worker process that died."""
@@ -544,11 +539,7 @@ class Store:
         """Best effort, with one try: a sign of life is never a reason to fail, and the next one is due soon."""
         with contextlib.suppress(Exception):
             place = self.path("runs", run_id, "alive", f"{heartbeat.attempt}.json")
-            data = json.dumps(heartbeat.__dict__).encode()
-            if self.is_local:
-                self.write_object(place, data)
-            else:
-                self.fs.impatient.pipe_file(place, data)
+            self.write_object(place, json.dumps(heartbeat.__dict__).encode(), patient=False)
 
     def end_beat(self, run_id: str, attempt: str) -> None:
         """The attempt has ended, well or not."""
@@ -556,8 +547,12 @@ class Store:
             fs = self.fs if self.is_local else self.fs.impatient
             fs.rm_file(self.path("runs", run_id, "alive", f"{attempt}.json"))
 
-    def write_object(self, place: str, data: bytes) -> None:
-        """Replace a small file as a whole; readers see the old one or the new one."""
+    def write_object(self, place: str, data: bytes, *, patient: bool = True) -> None:
+        """Replace a small file as a whole; readers see the old one or the new one.
+
+        Args:
+            patient: Try again while the storage does not answer.
+        """
         if self.is_local:
             target = Path(place)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -568,7 +563,7 @@ class Store:
             finally:
                 temporary.unlink(missing_ok=True)
         else:
-            self.fs.pipe_file(place, data)
+            (self.fs if patient else self.fs.impatient).pipe_file(place, data)
 
     def quarantine(self, run_id: str) -> None:
         """Set aside the DONE mark that the last `survey` judged, so that the run counts as not done.

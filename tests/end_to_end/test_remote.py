@@ -62,20 +62,21 @@ def test_a_sweep_on_s3_equals_the_local_one_and_is_read_from_anywhere(undisturbe
     assert "metrics.json" in shown
     assert (elsewhere / re.search(r"report: (\S+)", w2s("report", URL, cwd=elsewhere)).group(1)).is_file()  # type: ignore[union-attr]
     assert w2s("gc", URL, cwd=elsewhere).startswith("0 items")
-    assert "study_storage" in w2s_tune(spec, elsewhere)
 
 
-def w2s_tune(spec: Path, folder: Path) -> str:
-    """What `w2s tune` says of a search whose results are at `URL`, without a database."""
-    searched = folder / "tune.yaml"
-    searched.write_text(spec.read_text() + TUNE)
-    return w2s("tune", searched, check=2, cwd=folder)
+def test_a_search_on_s3_asks_for_a_database(tiny, tmp_path, server):
+    spec = tiny({"name: tiny": f"name: tiny\nstorage: {URL}"})
+    spec.write_text(spec.read_text() + TUNE)
+    said = w2s("tune", spec, check=2, cwd=tmp_path)
+    assert f"the results are at '{URL}', where no journal file can be appended to; give study_storage" in said
 
 
 TUNE = """
 tune:
   method: confidence
   space: {method.max_weight: {low: 0.1, high: 0.9}}
+  instances: {seeds: [0]}
+  fresh: {seeds: [1]}
   budget: {trials: 1}
 """
 
