@@ -248,12 +248,15 @@ def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | 
 def _report_inputs(store: Store, sweep: str | None) -> str:
     """A digest of all that a report is made from: manifests, DONE marks, failures, and the code."""
     content = sha256()
-    for pattern in (("sweeps", sweep or "*", "manifest.parquet"), ("runs", "*", "DONE*")):
-        for place in sorted(store.fs.glob(store.path(*pattern))):
-            content.update(str(place).removeprefix(store.path()).encode())
-            content.update(store.fs.cat_file(place))
-    for place in sorted(store.fs.glob(store.path("runs", "*", "attempts", "*", "error.json"))):
-        content.update(str(place).removeprefix(store.path()).encode())
+    sweeps = {name: info for name, info in store.listing("sweeps").items() if name.endswith("/manifest.parquet")}
+    files = {f"sweeps/{name}": info for name, info in sweeps.items() if not sweep or name.startswith(f"{sweep}/")}
+    for name, info in store.listing("runs").items():
+        if name.split("/")[1].startswith("DONE") or name.endswith("/error.json"):
+            files[f"runs/{name}"] = info
+    for name, info in sorted(files.items()):
+        content.update(name.encode())
+        if not name.endswith("/error.json"):
+            content.update(info.etag.encode() or store.fs.cat_file(store.path(name)))
     for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
         if source.suffix in (".py", ".html", ".css", ".js"):
             content.update(source.read_bytes())

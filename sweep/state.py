@@ -2,12 +2,12 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sweep.plan import Plan
-from sweep.store import Done, Heartbeat, Store
+from sweep.store import Done, Failure, Heartbeat, Store
 
 STALE_SECONDS = 60.0
 """A heartbeat older than this is a run that died, or a straggler worth a look."""
@@ -42,6 +42,7 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
     """
     done, damaged = store.survey(plan.runs, verify=verify)
     touched = store.run_folders()
+    traces = store.traces(i for i in plan.runs if i in touched and i not in done and i not in damaged)
     standings: dict[str, Standing] = {}
     for run_id, run in plan.runs.items():
         blockers = [p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)]
@@ -54,7 +55,7 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
         elif blockers:
             standings[run_id] = Standing(State.BLOCKED, f"needs {plan.runs[blockers[0]].label}")
         elif run_id in touched:
-            standings[run_id] = _started_before(store, run_id)
+            standings[run_id] = _started_before(*traces[run_id])
         else:
             waits = [p.run_id for p in run.parents if p.run_id not in done]
             reason = f"after {plan.runs[waits[0]].label}" if waits else "not in the store"
@@ -66,9 +67,8 @@ def _has_weights(done: Done) -> bool:
     return any(name.startswith("weights/") for name in done.files)
 
 
-def _started_before(store: Store, run_id: str) -> Standing:
-    beat = next(reversed(store.heartbeats(run_id)), None)
-    failures = store.failures(run_id)
+def _started_before(beats: Sequence[Heartbeat], failures: Sequence[Failure]) -> Standing:
+    beat = beats[-1] if beats else None
     if beat and not (failures and failures[-1].time > beat.time):
         if beat.age < STALE_SECONDS and not _is_gone(beat):
             return Standing(State.RUNNING, f"{beat.fraction:.0%} on {beat.host}, seen {beat.age:.0f} s ago")
@@ -77,9 +77,11 @@ def _started_before(store: Store, run_id: str) -> Standing:
         return Standing(State.TO_RUN, "was interrupted")
     last = failures[-1]
     reason = f"{last.kind}: {_first_line(last.message)}"
-    same_way = len(failures) > 1 and last.kind != "OutOfMemoryError"  # that depends on the neighbours
-    if same_way and len({failure.signature for failure in failures}) == 1:
-        return Standing(State.GIVEN_UP, f"{reason} ({len(failures)} attempts, each time the same)")
+    # running out of memory depends on the neighbours; what the storage did, on the storage
+    own = [failure for failure in failures if not failure.is_of_storage]
+    same_way = len(own) > 1 and last.kind != "OutOfMemoryError" and not last.is_of_storage
+    if same_way and len({failure.signature for failure in own}) == 1:
+        return Standing(State.GIVEN_UP, f"{reason} ({len(own)} attempts, each time the same)")
     return Standing(State.FAILED, reason)
 
 
