@@ -236,6 +236,12 @@ class Store:
                 found.append(Heartbeat(**json.loads(self.fs.cat_file(place))))
         return sorted(found, key=lambda beat: beat.time)
 
+    def signs(self, run_id: str) -> set[str]:
+        """The attempts of a run that have given a sign of life and have not ended by themselves; best effort."""
+        with contextlib.suppress(OSError):
+            return {str(place).split("/")[-1] for place in self.fs.glob(self.path("runs", run_id, "alive", "*.json"))}
+        return set()
+
     def survey(self, run_ids: Iterable[str], *, verify: bool) -> tuple[dict[str, Done], dict[str, str]]:
         """The runs that are done, and what is wrong with those whose entry is damaged (id -> message).
 

@@ -36,6 +36,7 @@ METRICS = (
     "steps",
     "seconds",
     "peak_memory_bytes",
+    "baseline_memory_bytes",
     "device",
     "precision",
     "micro_batch_size",
