@@ -108,6 +108,9 @@ MIN_EVALUATION_TOKENS = 4096
 LOGITS_AT_ONCE = 2 * 2**26
 """Bytes of logits and log-probabilities of prompting (`w2s.prompting.LOGITS_AT_ONCE`, float32)."""
 
+LIBRARIES = 5e7
+"""Bytes of what a process loads and builds on its first run on a CPU (measured on models of 2 to 4 million parameters)."""
+
 Work = Literal["train", "language_model", "read", "prompt"]
 
 
@@ -212,9 +215,10 @@ class Memory:
         kept = 4 * weights if self.reads_checkpoint and not gpu and 4 * weights <= CACHED_BODY else 0
         # Every trained tensor gets storage of its own again at the end, while the optimiser still holds its own.
         release = 4 * self.trained if not sharded else 0
-        return state + casts + kept + max(self._step(half, devices), self._evaluation(half), release)
+        process = 0 if gpu else LIBRARIES
+        return state + casts + kept + process + max(self._step(half, devices, gpu), self._evaluation(half), release)
 
-    def _step(self, half: bool, devices: int) -> float:
+    def _step(self, half: bool, devices: int, gpu: bool) -> float:
         """The most that one forward and backward pass of a micro-batch adds."""
         if self.does in ("read", "prompt"):
             return 0.0
@@ -232,7 +236,8 @@ class Memory:
             # the embedding's, if they are tied.
             logits = (12 + 2 * half) * s.vocab_size * tokens
             return kept + gradient + max(logits, live)
-        return max(kept + live, gradient)
+        # By then the activations are free: for a GPU's allocator, but not for malloc, which keeps what it cut up.
+        return max(kept + live, gradient) if gpu else kept + live + gradient
 
     def _evaluation(self, half: bool) -> float:
         """One batch without gradients."""

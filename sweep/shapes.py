@@ -233,8 +233,8 @@ class Shapes:
             size, name = min(fitting)
             smallest = f"the smallest GPU that would do is {name} ({_size(size)})"
         return SweepError(
-            f"{run.label}: needs about {_size(memory)} on one GPU; the largest here has {_size(here)}. {smallest}{several}."
-            f" Or {CURES}"
+            f"{run.label}: needs about {_size(memory)} on one GPU; the largest here has {_size(here)}. "
+            f"{smallest[0].upper()}{smallest[1:]}{several}. Or {CURES}"
         )
 
     def pending(self, frontier: Frontier, plan: Plan, cluster: Cluster) -> int | None:
