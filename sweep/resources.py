@@ -109,7 +109,7 @@ LOGITS_AT_ONCE = 2 * 2**26
 """Bytes of logits and log-probabilities of prompting (`w2s.prompting.LOGITS_AT_ONCE`, float32)."""
 
 LIBRARIES = 5e7
-"""Bytes of what a process loads and builds on its first run on a CPU (measured on models of 2 to 4 million parameters)."""
+"""Bytes of what a process loads and builds on its first run on a CPU (measured with 2 to 4 million parameters)."""
 
 Work = Literal["train", "language_model", "read", "prompt"]
 

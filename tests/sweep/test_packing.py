@@ -140,7 +140,7 @@ def test_a_cluster_without_slots_of_ours_lends_its_head_node():
         (
             gpus(1, "A10G"),
             {},
-            r"needs about 144 GB on one GPU; the largest here has 24 GB. The smallest .* do is B200.*take 16, there are 1",
+            r"needs about 144 GB on one GPU; the largest here has 24 GB. The .* do is B200.*take 16, there are 1",
         ),
         (gpus(8, "A10G"), {"parallel": "replicate"}, r"The smallest GPU that would do is B200 \(180 GB\)\. Or lower"),
         (Cluster(({"CPU": 2.0, "memory": 7e9},)), {}, r"needs about 1\d\d GB of memory; the largest .* 10 GB.*lora"),
