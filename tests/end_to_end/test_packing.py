@@ -32,7 +32,7 @@ def ray_with(*nodes: dict[str, Any]) -> Iterator[str]:
     try:
         for node in nodes:
             cluster.add_node(include_dashboard=False, object_store_memory=100 * 2**20, **node)
-        yield cluster.address
+        yield str(cluster.address)
     finally:
         cluster.shutdown()
 
@@ -158,7 +158,7 @@ def test_out_of_memory_gets_a_larger_share_first_then_a_smaller_micro_batch_and_
 
 
 def test_a_run_on_several_devices_is_not_starved_by_small_ones(tiny, tmp_path):
-    seeds = ", ".join(map(str, range(10)))
+    seeds = ", ".join(map(str, range(6)))
     session = Session.open(str(tiny({"seeds: [0]": f"seeds: [{seeds}]"})), str(tmp_path / "results"))
     runs = session.plan.runs.values()
     large = next(r for r in runs if r.kind == "ground_truth" and r.rung == "d4" and r.seed == 0)
@@ -177,4 +177,4 @@ def test_a_run_on_several_devices_is_not_starved_by_small_ones(tiny, tmp_path):
     # A group of workers takes seconds to start, in which small runs would have taken both CPUs all the time.
     between = [span for span in spans.values() if ready < span.begin < mine.begin]
     assert len(between) <= 4, "those that were handed out already: one on each CPU, and two in line"
-    assert len(spans) == 31
+    assert len(spans) == 19

@@ -12,7 +12,7 @@ from sweep.errors import SweepError
 from sweep.frontier import Frontier
 from sweep.measured import Learned, learn, measurement_of, out_of_memory_before
 from sweep.plan import Plan, Run
-from sweep.resources import Memory, Sizes
+from sweep.resources import Memory, Sizes, micro_batch_that_fits
 from sweep.room import Room, Started
 from sweep.shapes import Ask, Shapes, ask_of, bundle_of, pending_trials, units_in
 from sweep.spec import Compute
@@ -72,6 +72,24 @@ def test_an_output_head_over_the_vocabulary_counts_where_one_is_computed():
     classify, generative = needs(), replace(needs(), does="language_model", trained=MEDIUM.n_params)
     tokens = 8 * 256
     assert generative.on(gpu=False) - classify.on(gpu=False) > 8 * tokens * MEDIUM.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "trainable", "size"),
+    [
+        ((124e6, 768, 12), 4e9, 1.0, 4),
+        ((124e6, 768, 12), 8e9, 1.0, 16),
+        ((355e6, 1024, 24), 8e9, 1.0, 2),
+        ((355e6, 1024, 24), 8e9, 0.02, 4),
+        ((6.7e9, 4096, 32), 8e9, 1.0, 1),
+    ],
+)
+def test_the_rule_behind_micro_batches_stays_as_it_was_for_its_results_are_in_the_names_of_runs(
+    sizes, budget, trainable, size
+):
+    assert size == micro_batch_that_fits(
+        *sizes, tokens_per_example=512, batch_size=32, budget=budget, trainable=trainable
+    )
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------
