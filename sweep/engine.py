@@ -4,21 +4,24 @@ import contextlib
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import check_places, connected, prepare_environment
+from sweep.cluster import Cluster, check_places, connected, prepare_environment
 from sweep.execute import Science
 from sweep.frontier import Frontier
+from sweep.measured import learn, out_of_memory_before, read_measurement
 from sweep.plan import Plan, Run
 from sweep.progress import Progress, make_progress
-from sweep.shapes import Shapes, bundle_of
+from sweep.room import Room, Started, live_nodes
+from sweep.shapes import Shapes, bundle_of, pending_trials
 from sweep.spec import Compute
 from sweep.store import Store
 
 if TYPE_CHECKING:
-    from sweep.schedule import Feed
+    from sweep.schedule import Feed, Learning
     from sweep.trackers import Trackers
     from sweep.tracking import TrackingJob
     from sweep.worker import Job
@@ -68,12 +71,28 @@ def run_plan(
     with connected(address) as cluster, _scratch() as tune_folder:
         if not cluster.is_own:
             check_places((plan.runs[i] for i in frontier.todo), store)
-        shapes = Shapes(compute, cpu_threads, has_gpus=cluster.has_gpus)
+        shapes, learning = _packing(frontier, store, compute, cpu_threads, cluster)
         shapes.check(frontier, plan, cluster)
         with make_progress(frontier) as progress:
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed, trackers)
+            with pending_trials(shapes.pending(frontier, plan, cluster)):
+                interrupted = _tune(frontier, job, compute, shapes, learning, progress, tune_folder, feed, trackers)
     return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
+
+
+def _packing(
+    frontier: Frontier, store: Store, compute: Compute, cpu_threads: int, cluster: Cluster
+) -> "tuple[Shapes, Learning]":
+    """What earlier executions tell of memory and time, and the shapes that follow."""
+    from sweep.schedule import Learning
+
+    plan = frontier.plan
+    learned = learn(plan, plan.runs.keys() - frontier.todo, store)
+    shapes = Shapes(compute, cpu_threads, cluster=cluster, learned=learned)
+    frontier.can_grow = shapes.can_grow
+    for run_id, failures in out_of_memory_before(frontier.todo, store).items():
+        frontier.repeat_ladder(run_id, failures)
+    return shapes, Learning(frontier, learned, read=lambda run: read_measurement(run, store), gpu=shapes.uses_gpu)
 
 
 def _tune(
@@ -81,6 +100,7 @@ def _tune(
     job: "Job",
     compute: Compute,
     shapes: Shapes,
+    learning: "Learning",
     progress: Progress,
     tune_folder: str,
     feed: "Feed | None",
@@ -99,7 +119,17 @@ def _tune(
         progress.ended(run, "retry" if again else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
-    searcher = PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end, feed=feed)
+    started = Started(job.store.signs, time.monotonic)
+    searcher = PlanSearcher(
+        frontier,
+        shape_of=lambda run: shapes.of(run, frontier.growth(run)),
+        on_start=progress.started,
+        on_end=on_end,
+        feed=feed,
+        room=Room(live_nodes, started),
+        started=started,
+        learning=learning,
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundle_of(config["shape"])])),
         tune_config=tune.TuneConfig(

@@ -152,6 +152,7 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
     if not isinstance(run.spec, PretrainRun):
         metrics["pretrain_flops"] = flops
     metrics |= {"seconds": seconds, "host": socket.gethostname()}
+    metrics |= {"devices": placement.world, "sharded": placement.sharded}
     attempt.write_json("run.json", {**description, "versions": _versions()})
     attempt.write_json("metrics.json", metrics)
     result.history.write_parquet(attempt.folder / "history.parquet")

@@ -399,6 +399,12 @@ class Store:
         with ThreadPoolExecutor(4 if self.is_local else REQUESTS_AT_ONCE) as pool:
             return list(pool.map(function, items))
 
+    def signs(self, run_id: str) -> set[str]:
+        """The attempts of a run that have given a sign of life and have not ended by themselves; best effort."""
+        with contextlib.suppress(OSError):
+            return {name for name in self.listing("runs", run_id, "alive") if not name.startswith(".")}
+        return set()
+
     def survey(self, run_ids: Iterable[str], *, verify: bool) -> tuple[dict[str, Done], dict[str, str]]:
         """The runs that are done, and what is wrong with those whose entry is damaged (id -> message).
 

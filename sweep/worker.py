@@ -11,6 +11,7 @@ from ray import tune
 from sweep.execute import Placement, Science, execute
 from sweep.plan import Run
 from sweep.schedule import OUTCOME
+from sweep.shapes import worker_bundle
 from sweep.store import Store
 from w2s.errors import OutOfMemoryError, W2SError
 
@@ -41,12 +42,14 @@ class RunTrainable(tune.Trainable):
         job, shape = self._job, self._config["shape"]
         run = self._config.get("run") or job.runs[self._config["run_id"]]
         placement = Placement(
-            micro_batch_divisor=self._config["divisor"], checkpoint_every_seconds=job.checkpoint_every_seconds
+            micro_batch_divisor=self._config["divisor"],
+            checkpoint_every_seconds=job.checkpoint_every_seconds,
+            sharded=bool(shape.get("fsdp")),
         )
         if job.store.done(run.run_id):  # by another driver in the meantime
             return {"done": True, OUTCOME: "done"}
         try:
-            train(run, job, placement, devices=int(shape.get("devices", 1)), use_gpu=bool(shape.get("use_gpu")))
+            train(run, job, placement, shape)
         except OutOfMemoryError as error:
             return {"done": True, OUTCOME: "out_of_memory", "message": str(error)}
         except Exception as error:  # recorded in the store already; the process is sound and takes the next run
@@ -58,8 +61,9 @@ class RunTrainable(tune.Trainable):
         return {"done": True, OUTCOME: "done"}
 
 
-def train(run: Run, job: Job, placement: Placement, *, devices: int, use_gpu: bool) -> None:
+def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) -> None:
     """Execute one run through Ray Train: in this process for one device, in a worker group for several."""
+    devices, use_gpu = int(shape.get("devices", 1)), bool(shape.get("use_gpu"))
     import ray.train.torch  # brings torch, which the driver does without
     from ray.train.torch import TorchTrainer
 
@@ -84,7 +88,9 @@ def train(run: Run, job: Job, placement: Placement, *, devices: int, use_gpu: bo
         workers = devices if devices > 1 else 0  # 0: local mode, this process
         trainer = TorchTrainer(
             loop,
-            scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=use_gpu, resources_per_worker=worker_bundle(shape) if workers else None
+            ),
             run_config=ray.train.RunConfig(storage_path=folder, name="run"),
         )
         try:

@@ -35,6 +35,7 @@ METRICS = (
     "steps",
     "seconds",
     "peak_memory_bytes",
+    "baseline_memory_bytes",
     "device",
     "precision",
     "micro_batch_size",
