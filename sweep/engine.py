@@ -2,24 +2,31 @@
 
 import contextlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweep.cluster import connected, prepare_environment
 from sweep.execute import Science
 from sweep.frontier import Frontier
+from sweep.groups import GroupWatch
+from sweep.interrupt import Interrupts
 from sweep.plan import Plan, Run
 from sweep.progress import Progress, make_progress
+from sweep.scratch import remove_leftovers, scratch
 from sweep.shapes import Shapes, bundle_of
 from sweep.spec import Compute
+from sweep.state import POISONED
 from sweep.store import Store
 
 if TYPE_CHECKING:
     from sweep.schedule import Feed
     from sweep.worker import Job
+
+
+RECORDED = {"died": "WorkerDied", "node_lost": "NodeLost"}
+"""Ends of which the driver writes the record, since the run could not: outcome to kind of failure."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,17 @@ def run_plan(
     frontier = Frontier(plan, frozenset(todo), retries=compute.retries)
     if feed is not None:
         feed.attach(frontier)
-    with connected(address) as cluster, _scratch() as tune_folder:
+    remove_leftovers()
+    with Interrupts() as interrupts, connected(address) as cluster, scratch("w2s-tune-") as tune_folder:
         shapes = Shapes(compute, cpu_threads, has_gpus=cluster.has_gpus)
         shapes.check(frontier, plan, cluster)
         with make_progress(frontier) as progress:
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed)
-    return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
+
+            with GroupWatch() as groups:
+                _tune(frontier, job, compute, shapes, progress, tune_folder, feed, interrupts, groups)
+            job.stop.withdraw()
+    return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), not frontier.finished)
 
 
 def _tune(
@@ -77,25 +88,42 @@ def _tune(
     progress: Progress,
     tune_folder: str,
     feed: "Feed | None",
-) -> bool:
+    interrupts: Interrupts,
+    groups: GroupWatch,
+) -> None:
+    """Hands out runs until nothing is left that could start, or until it is asked to stop."""
     from ray import tune
 
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would abandon what runs
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a dead worker, the progress display tells
+    from sweep.referee import Referee, StopWhenAsked
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
     def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
-        if outcome == "died":  # and could not record it itself
+        if outcome in RECORDED:  # and could not record it itself
+            groups.look()
+            kind = RECORDED[outcome] if again else POISONED
             with contextlib.suppress(OSError):
-                job.store.record_failure(run.run_id, "WorkerDied", message)
-        progress.ended(run, "retry" if again else outcome, message)
+                job.store.record_failure(run.run_id, kind, message)
+        progress.ended(run, "retry" if again and outcome != "interrupted" else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
-    searcher = PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end, feed=feed)
+    referee = Referee()
+    searcher = PlanSearcher(
+        frontier,
+        shape_of=shapes.of,
+        on_start=progress.started,
+        on_end=on_end,
+        feed=feed,
+        stopping=lambda: interrupts.requested,
+        death_of=referee.death_of,
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundle_of(config["shape"])])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=referee,
             num_samples=-1,
             reuse_actors=True,
             max_concurrent_trials=compute.max_parallel,
@@ -104,24 +132,19 @@ def _tune(
             storage_path=tune_folder,
             name="sweep",
             verbose=0,
+            stop=StopWhenAsked(lambda: interrupts.requested, referee),
             failure_config=tune.FailureConfig(max_failures=0),  # the frontier counts attempts of all kinds
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    try:
-        tuner.fit()
-    except KeyboardInterrupt:
-        return True
+
+    def ask_to_stop() -> None:
+        job.stop.make()
+        n = referee.n_running
+        which = "a run saves its state and ends" if n == 1 else f"{n} runs save their state and end"
+        progress.say(f"stopping: {which} (short ones finish); Ctrl-C again quits at once")
+
+    interrupts.install(ask_to_stop)
+    tuner.fit()
     if searcher.error is not None:
         raise searcher.error
-    return not frontier.finished
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for Ray Tune's own files, which nobody needs afterwards: what is done, the store knows."""
-    folder = tempfile.mkdtemp(prefix="w2s-tune-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

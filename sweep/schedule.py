@@ -5,11 +5,13 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from sweep.deaths import Death
 from sweep.frontier import Frontier
 from sweep.plan import Run
 
 OUTCOME = "outcome"
-"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory" or "died"."""
+"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory", "interrupted" (asked to stop,
+its state is saved), "died" (its process) or "node_lost"."""
 
 
 class Feed(Protocol):
@@ -36,8 +38,12 @@ class PlanSearcher(Searcher):
         on_start: Callable[[Run], None],
         on_end: Callable[[Run, str, str, bool], None],
         feed: Feed | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        death_of: Callable[[str], Death] = lambda trial_id: Death(),
     ) -> None:
         super().__init__()
+        self._stopping = stopping
+        self._death_of = death_of
         self._frontier = frontier
         self._shape_of = shape_of
         self._on_start = on_start
@@ -49,12 +55,13 @@ class PlanSearcher(Searcher):
         self._run_of_trial: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self._feed is not None:
+        stopping = self._stopping()
+        if self._feed is not None and not stopping:
             self._ask(self._feed.refill)
-        run_id = None if self.error else self._frontier.pop()
+        run_id = None if self.error or stopping else self._frontier.pop()
         if run_id is None:
             # None while nothing runs would make Tune poll for ten minutes before it gives up.
-            idle = not self._frontier.running if self.error else self._frontier.finished
+            idle = not self._frontier.running if self.error or stopping else self._frontier.finished
             return Searcher.FINISHED if idle else None
         run = self._frontier.plan.runs[run_id]
         self._run_of_trial[trial_id] = run_id
@@ -65,11 +72,17 @@ class PlanSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
         if error or result is None or OUTCOME not in result:
-            result = {OUTCOME: "died", "message": "its worker process died (killed, or out of host memory)"}
+            death = self._death_of(trial_id)
+            result = {OUTCOME: death.loss, "message": death.message}
         outcome, message = result[OUTCOME], result.get("message", "")
         again = False
         if outcome == "done":
             self._frontier.succeed(run.run_id)
+        elif outcome == "interrupted":
+            self._frontier.put_back(run.run_id)
+            again = True
+        elif outcome == "node_lost":
+            again = self._frontier.lose_node(run.run_id, message)
         else:
             again = self._frontier.fail(
                 run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"

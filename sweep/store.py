@@ -28,7 +28,7 @@ from uuid import uuid4
 import fsspec
 
 from sweep.errors import StoreError
-from w2s.errors import W2SError
+from w2s.errors import InterruptedRunError, W2SError
 
 VERIFIED_WHOLE = 64 << 20
 """Files up to this many bytes are read and hashed when a plan asks what is done; of larger ones only the size."""
@@ -72,6 +72,10 @@ class Heartbeat:
     pid: int
     time: float
     fraction: float
+    started: float | None = None
+    """When the attempt began, in seconds since 1970."""
+    from_fraction: float = 0.0
+    """Where it went on, if it had the state of an earlier attempt."""
 
     @property
     def age(self) -> float:
@@ -301,6 +305,9 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             yield Attempt(uuid, folder)
             self._commit(run_id, uuid, folder, place)
+        except InterruptedRunError:
+            shutil.rmtree(folder, ignore_errors=True)  # no failure; its state is elsewhere
+            raise
         except Exception as error:
             with contextlib.suppress(Exception):  # on a full disk the error itself has no room
                 self._record_failure(place, error)

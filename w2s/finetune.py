@@ -12,7 +12,7 @@ from torch import Tensor
 from w2s.config import FinetuneSettings
 from w2s.data import BatchOrder, Examples, micro_batches
 from w2s.distributed import WHOLE, Shard
-from w2s.errors import TrainingError
+from w2s.errors import InterruptedRunError, TrainingError
 from w2s.flops import Work
 from w2s.methods import LossMethod, Moment
 from w2s.models import Scorer
@@ -156,8 +156,11 @@ def finetune(
                 row |= _validation_losses(log_odds["validation"], splits["validation"].gold, weak_validation)
             state.history.append(row)
             state.loss_sum, state.loss_steps = torch.zeros((), device=device), 0
-        if placement.scratch_dir and shard.is_first and not is_last and timer.due():
+        stop = not is_last and placement.should_stop is not None and placement.should_stop()
+        if placement.scratch_dir and shard.is_first and not is_last and (stop or timer.due()):
             save_state(placement.scratch_dir, identity, _stored(state, optimiser))
+        if stop:
+            raise InterruptedRunError(f"stopped at step {state.step} of {order.steps}")
 
     optimiser.release()
     predicted = sum((splits[name].work() for e in state.evaluations for name in e.log_odds), Work())

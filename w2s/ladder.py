@@ -21,7 +21,7 @@ from w2s.config import FactsCorpus, PretrainSettings, RungShape, TextCorpus, Wid
 from w2s.corpora import corpus_fingerprint, facts_documents, facts_tokenizer, read_texts, text_token_stream
 from w2s.data import hash_once, tokenizer_fingerprint
 from w2s.distributed import Shard
-from w2s.errors import DataError, ModelError, TrainingError
+from w2s.errors import DataError, InterruptedRunError, ModelError, TrainingError
 from w2s.finetune import HERE, Placement
 from w2s.fingerprints import digest
 from w2s.flops import MatmulSizes, Work
@@ -241,9 +241,12 @@ def pretrain(
                 }
             )
             loss_sum, loss_steps = torch.zeros((), device=device), 0
-        if placement.scratch_dir and shard.is_first and step < blocks.steps and timer.due():
+        stop = step < blocks.steps and placement.should_stop is not None and placement.should_stop()
+        if placement.scratch_dir and shard.is_first and step < blocks.steps and (stop or timer.due()):
             state = {"step": step, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
             save_state(placement.scratch_dir, identity, state | {"optimiser": optimiser.state()})
+        if stop:
+            raise InterruptedRunError(f"stopped at step {step} of {blocks.steps}")
 
     optimiser.release()
     rows = blocks.steps * settings.batch_size

@@ -100,8 +100,10 @@ def test_what_failed_or_is_blocked_is_not_counted_as_done(monkeypatch):
     assert {frontier.pop(), frontier.pop()} == {"a", "b"}
     now[0] += 10
     frontier.fail("b", "why")
+    tally.ended(runs["b"], "failed")
     assert tally.line == "0% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     frontier.succeed("a")
+    tally.ended(runs["a"], "done")
     assert tally.line == "30% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     assert tally.seconds_left == 0
 
