@@ -52,7 +52,7 @@ finetune:
 compute: {{checkpoint_every_seconds: 0.3, retries: 50}}
 """
 """13 runs for each seed. `retries`: the killer is not to be mistaken for a run that always dies."""
-KINDS = {"worker": 0.6, "raylet": 0.2, "driver": 0.2}
+KINDS = {"worker": 0.74, "raylet": 0.13, "driver": 0.13}
 """How often each kind of victim is drawn."""
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 """Ray's defaults take 15 s to miss a machine."""

@@ -55,7 +55,8 @@ class Tally:
         self._running: dict[str, tuple[Run, float]] = {}
         self._n: dict[State, Counter[str]] = {state: Counter() for state in STATES}
         self._work: dict[State, float] = dict.fromkeys(STATES, 0.0)
-        self._counted: dict[str, int] = {"all": -1, "blocked": -1}
+        self._counted: tuple[object, int] = (None, -1)
+        """The set of wanted runs, which is replaced when it changes, and the number of blocked ones."""
         self._seconds: dict[tuple[str, str], list[float]] = {}
         """Of runs that are done, by kind and rung."""
 
@@ -73,8 +74,7 @@ class Tally:
 
     def counts(self) -> list[tuple[str, dict[str, int]]]:
         """For each kind that is wanted, how many of its runs are in which state."""
-        self._recount("all", self.frontier.todo)
-        self._recount("blocked", self.frontier.blocked)
+        self._recount()
         running = Counter(run.kind for run, _ in list(self._running.values()))  # a copy: the scheduler's thread adds
         rows = []
         for kind in KINDS:
@@ -88,12 +88,18 @@ class Tally:
                 rows.append((kind, {**states, "waiting": self._n["all"][kind] - sum(states.values())}))
         return rows
 
-    def _recount(self, state: State, run_ids: Collection[str]) -> None:
-        if self._counted[state] != len(run_ids):
-            runs = [self.frontier.plan.runs[run_id] for run_id in list(run_ids)]
-            self._n[state] = Counter(run.kind for run in runs)
-            self._work[state] = sum(run.work for run in runs)
-            self._counted[state] = len(run_ids)
+    def _recount(self) -> None:
+        now = (self.frontier.todo, len(self.frontier.blocked))
+        if self._counted[0] is not now[0]:
+            self._count("all", self.frontier.todo)
+        if self._counted[0] is not now[0] or self._counted[1] != now[1]:
+            self._count("blocked", self.frontier.blocked)
+        self._counted = now
+
+    def _count(self, state: State, run_ids: Collection[str]) -> None:
+        runs = [self.frontier.plan.runs[run_id] for run_id in list(run_ids)]
+        self._n[state] = Counter(run.kind for run in runs)
+        self._work[state] = sum(run.work for run in runs)
 
     def stragglers(self) -> list[str]:
         """Runs that take much longer than those of their kind and rung that are done, in words."""
@@ -111,8 +117,7 @@ class Tally:
         return self._share("done")
 
     def _share(self, state: State) -> float:
-        self._recount("all", self.frontier.todo)
-        self._recount("blocked", self.frontier.blocked)
+        self._recount()
         return self._work[state] / (self._work["all"] or 1.0)
 
     @property

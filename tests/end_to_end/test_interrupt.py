@@ -151,7 +151,9 @@ def test_the_second_ctrl_c_ends_at_once_and_leaves_nothing(long, tmp_path, by):
     assert "ended at once; the same command goes on" in terminal.text
     assert "Traceback" not in terminal.text
     assert still_running(family) == []
-    assert not [f for f in Path(tempfile.gettempdir()).glob("w2s-tune-*") if f.stat().st_uid == os.getuid() and owner(f)]
+    assert not [
+        f for f in Path(tempfile.gettempdir()).glob("w2s-tune-*") if f.stat().st_uid == os.getuid() and owner(f)
+    ]
 
 
 def owner(folder: Path) -> bool:
