@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Loss = Literal["died", "node_lost"]
@@ -28,16 +28,18 @@ class Death:
     loss: Loss = "died"
     message: str = KILLED
     """The same words for the same cause, so that repeated deaths can be recognised."""
+    detail: str = field(default="", compare=False)
+    """What Ray said."""
 
 
 def death_of(error: BaseException | None) -> Death:
     """The meaning of an error that Ray raised instead of a process's answer; None if it raised nothing readable."""
     text = "" if error is None else str(error)
     if getattr(error, "preempted", False) or _NODE.search(text):
-        return Death("node_lost", NODE_LOST)
+        return Death("node_lost", NODE_LOST, text)
     if _MEMORY.search(f"{type(error).__name__} {text}"):
-        return Death("died", OUT_OF_HOST_MEMORY)
-    return Death()
+        return Death("died", OUT_OF_HOST_MEMORY, text)
+    return Death(detail=text)
 
 
 def death_within(error: BaseException) -> Death | None:

@@ -100,16 +100,17 @@ def _tune(
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
+    referee = Referee()
+
     def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
         if outcome in RECORDED:  # and could not record it itself
             groups.look()
             kind = RECORDED[outcome] if again else POISONED
             with contextlib.suppress(OSError):
-                job.store.record_failure(run.run_id, kind, message)
+                job.store.record_failure(run.run_id, kind, message, referee.last_words)
         progress.ended(run, "retry" if again and outcome != "interrupted" else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
-    referee = Referee()
     searcher = PlanSearcher(
         frontier,
         shape_of=shapes.of,

@@ -1,8 +1,10 @@
 """What Tune tells its scheduler and its stopper, beside the searcher: why a trial was lost, and when nothing runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -17,16 +19,21 @@ class Referee(FIFOScheduler):
         super().__init__()
         self._deaths: dict[str, Death] = {}
         self._controller: Any = None
+        self.last_words = ""
+        """What Ray said of the last death that was asked for."""
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         self._controller = tune_controller
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Comes just before the searcher is told that there was an error, but not which."""
-        self._deaths[trial.trial_id] = death_of(trial.get_pickled_error())
+        self._deaths[trial.trial_id] = death_of(_error_of(trial))
 
     def death_of(self, trial_id: str) -> Death:
-        return self._deaths.pop(trial_id, Death())
+        """Asked once for each trial that ended without a result."""
+        death = self._deaths.pop(trial_id, Death())
+        self.last_words = death.detail
+        return death
 
     @property
     def n_running(self) -> int:
@@ -37,6 +44,17 @@ class Referee(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles it with its own files, which nobody reads."""
         return {}
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    """What Tune has just written to the trial's folder of the driver; `get_pickled_error` looks where it goes later."""
+    path = trial.pickled_error_file
+    if path is None:
+        return None
+    try:
+        return cloudpickle.loads(Path(path).read_bytes())
+    except Exception:  # an error of a class that this process does not know
+        return None
 
 
 class StopWhenAsked(Stopper):

@@ -339,9 +339,9 @@ class Store:
         }
         self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode())
 
-    def record_failure(self, run_id: str, kind: str, message: str) -> None:
+    def record_failure(self, run_id: str, kind: str, message: str, detail: str = "") -> None:
         """A failure seen from outside, such as a worker process that died."""
-        record = {"kind": kind, "message": message, "time": time.time()}
+        record = {"kind": kind, "message": message, "time": time.time(), "detail": detail}
         place = self.path("runs", run_id, "attempts", uuid4().hex, "error.json")
         self.write_object(place, json.dumps(record, indent=1).encode())
 
