@@ -140,7 +140,11 @@ def _tune(
     )
 
     def ask_to_stop() -> None:
-        job.stop.make()
+        try:
+            job.stop.make()
+        except Exception as error:
+            progress.say(f"stopping, but Ray does not answer ({error}); Ctrl-C again quits at once")
+            return
         n = referee.n_running
         which = "a run saves its state and ends" if n == 1 else f"{n} runs save their state and end"
         progress.say(f"stopping: {which} (short ones finish); Ctrl-C again quits at once")
