@@ -17,7 +17,7 @@ from sweep.plan_command import counts_table, name_damaged, warn_unwritable
 from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import State, stand
+from sweep.state import STALE_SECONDS, State, stand, stragglers
 from sweep.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
@@ -80,7 +80,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     standings = stand(plan, store, verify=True)
     wanted = plan.with_ancestors(chosen)
     store.check_writable()
-    alive = [i for i in wanted if standings[i].state == State.RUNNING]
+    alive = [i for i in wanted if (beat := standings[i].beat) and beat.age < STALE_SECONDS]
     if alive:
         hosts = sorted({beat.host for i in alive for beat in store.heartbeats(i)[-1:]})
         print(
@@ -101,7 +101,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     blocked = (plan.descendants(given_up) & wanted) - done
     todo = wanted - done - blocked - set(given_up)
     failed = dict(given_up)
-    interrupted = False
+    interrupted, waiting = False, 0
     tracking = session.tracking(done)
     if todo:
         from sweep.engine import run_plan
@@ -113,6 +113,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
+        waiting = len(todo - outcome.done - outcome.blocked - outcome.failed.keys())
         print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
         done |= outcome.done
     else:
@@ -130,8 +131,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     for line in _truncated(session, done):
         print(line)
     if interrupted:
-        print("interrupted; the same command goes on where it stopped")
-    if interrupted:
+        print(f"interrupted with {_count(waiting, 'run')} to go; the same command goes on from the saved states")
         return INTERRUPTED
     return 1 if failed or blocked else 0
 
@@ -187,10 +187,12 @@ def status(args: argparse.Namespace) -> int:
     work = {i: run.work for i, run in plan.runs.items()}
     done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
     console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
+    slow = stragglers(plan, standings, session.store)
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
         if standing.state != State.DONE and (notable or (args.list and not standing.reason.startswith("damaged"))):
-            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}")
+            mark = f"  STRAGGLER, {slow[run_id]}" if run_id in slow else ""
+            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}{mark}")
     return 1 if any(s.state in (State.FAILED, State.GIVEN_UP, State.BLOCKED) for s in standings.values()) else 0
 
 

@@ -86,11 +86,16 @@ class Pulse:
     def __init__(self, store: Store, run_id: str, attempt: str) -> None:
         self._store, self._run_id, self._attempt = store, run_id, attempt
         self._fraction = 0.0
+        self._from_fraction: float | None = None
+        self._started = time.time()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, fraction: float) -> None:
         """Note the fraction done."""
+        if self._from_fraction is None:
+            self._from_fraction = fraction
+            _log.info("training is at %.2f %% after its first step here", 100 * fraction)
         self._fraction = fraction
 
     def __enter__(self) -> "Pulse":
@@ -104,7 +109,15 @@ class Pulse:
 
     def _beat(self) -> None:
         while True:
-            beat = Heartbeat(self._attempt, socket.gethostname(), os.getpid(), time.time(), self._fraction)
+            beat = Heartbeat(
+                self._attempt,
+                socket.gethostname(),
+                os.getpid(),
+                time.time(),
+                self._fraction,
+                self._started,
+                self._from_fraction or 0.0,
+            )
             self._store.beat(self._run_id, beat)
             if self._ended.wait(BEAT_EVERY_SECONDS):
                 return

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from sweep.plan import Plan, Run
 
 DEATHS_FORGIVEN = 2
+NODE_LOSSES_FORGIVEN = 50
+"""On preemptible machines a run may lose many of them, and it is never the run's fault; but not for ever."""
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Frontier:
     """Run id to the message of its last failure."""
     blocked: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
+    node_losses: dict[str, int] = field(default_factory=dict)
+    """Run id to how many machines went away under it."""
     divisors: dict[str, int] = field(default_factory=dict)
     """Run id to what its micro-batch is divided by, after it ran out of memory."""
     grown: dict[str, int] = field(default_factory=dict)
@@ -131,6 +135,20 @@ class Frontier:
                 self._missing[child] -= 1
                 if self._missing[child] == 0 and child not in self.blocked:
                     self._push(child)
+
+    def put_back(self, run_id: str) -> None:
+        """A run that began is ready again, and the attempt does not count."""
+        self.running.discard(run_id)
+        self.attempts[run_id] -= 1
+        self._push(run_id)
+
+    def lose_node(self, run_id: str, message: str) -> bool:
+        """The machine of a run went away; returns whether the run will be tried again."""
+        self.node_losses[run_id] = self.node_losses.get(run_id, 0) + 1
+        if self.node_losses[run_id] > NODE_LOSSES_FORGIVEN:
+            return self.fail(run_id, message)
+        self.put_back(run_id)
+        return True
 
     def fail(self, run_id: str, message: str, *, out_of_memory: bool = False, died: bool = False) -> bool:
         """Note a failure; returns whether the run will be tried again.

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from sweep.deaths import Death
 from sweep.frontier import Frontier
 from sweep.measured import Learned, Measurement
 from sweep.plan import Run
@@ -12,7 +13,8 @@ from sweep.room import Room, Started
 from sweep.shapes import ask_of
 
 OUTCOME = "outcome"
-"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory" or "died"."""
+"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory", "interrupted" (asked to stop,
+its state is saved), "died" (its process) or "node_lost"."""
 
 
 class Feed(Protocol):
@@ -77,6 +79,8 @@ class PlanSearcher(Searcher):
         room: Room | None = None,
         started: Started | None = None,
         learning: "Learning | None" = None,
+        stopping: Callable[[], bool] = lambda: False,
+        death_of: Callable[[str], Death] = lambda trial_id: Death(),
     ) -> None:
         """
         Args:
@@ -86,6 +90,8 @@ class PlanSearcher(Searcher):
         """
         super().__init__()
         self._room, self._started, self._learning = room or Room(tuple), started, learning
+        self._stopping = stopping
+        self._death_of = death_of
         self._frontier = frontier
         self._shape_of = shape_of
         self._on_start = on_start
@@ -97,12 +103,13 @@ class PlanSearcher(Searcher):
         self._run_of_trial: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self._feed is not None:
+        stopping = self._stopping()
+        if self._feed is not None and not stopping:
             self._ask(self._feed.refill)
-        run_id = None if self.error else self._frontier.pop(self._has_room)
+        run_id = None if self.error or stopping else self._frontier.pop(self._has_room)
         if run_id is None:
             # None while nothing runs would make Tune poll for ten minutes before it gives up.
-            idle = not self._frontier.running if self.error else self._frontier.finished
+            idle = not self._frontier.running if self.error or stopping else self._frontier.finished
             return Searcher.FINISHED if idle else None
         run = self._frontier.plan.runs[run_id]
         self._run_of_trial[trial_id] = run_id
@@ -125,7 +132,8 @@ class PlanSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
         if error or result is None or OUTCOME not in result:
-            result = {OUTCOME: "died", "message": "its worker process died (killed, or out of host memory)"}
+            death = self._death_of(trial_id)
+            result = {OUTCOME: death.loss, "message": death.message}
         outcome, message = result[OUTCOME], result.get("message", "")
         again = False
         self._room.end(run.run_id)
@@ -133,6 +141,11 @@ class PlanSearcher(Searcher):
             self._frontier.succeed(run.run_id)
             if self._learning is not None:
                 self._learning.ended(run)
+        elif outcome == "interrupted":
+            self._frontier.put_back(run.run_id)
+            again = True
+        elif outcome == "node_lost":
+            again = self._frontier.lose_node(run.run_id, message)
         else:
             again = self._frontier.fail(
                 run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"

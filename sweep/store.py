@@ -107,6 +107,10 @@ class Heartbeat:
     pid: int
     time: float
     fraction: float
+    started: float | None = None
+    """When the attempt began, in seconds since 1970."""
+    from_fraction: float = 0.0
+    """Where it went on, if it had the state of an earlier attempt."""
 
     @property
     def age(self) -> float:
@@ -540,9 +544,9 @@ class Store:
         patient = not isinstance(error, StorageError)  # then all patience was had already
         self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode(), patient=patient)
 
-    def record_failure(self, run_id: str, kind: str, message: str) -> None:
+    def record_failure(self, run_id: str, kind: str, message: str, detail: str = "") -> None:
         """A failure seen from outside, such as a worker process that died."""
-        record = {"kind": kind, "message": message, "time": time.time()}
+        record = {"kind": kind, "message": message, "time": time.time(), "detail": detail}
         place = self.path("runs", run_id, "attempts", uuid4().hex, "error.json")
         self.write_object(place, json.dumps(record, indent=1).encode())
 
