@@ -10,9 +10,12 @@ import pytest
 from sweep.store import Store
 from tests import s3
 from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
+from tests.end_to_end.test_kill import kill, tree
 
 pytestmark = pytest.mark.slow
 URL = "s3://results/tiny"
+DEADLINE_SECONDS = 500.0
+"""For two sweeps at once that take half a minute on an idle machine."""
 
 
 @pytest.fixture
@@ -92,7 +95,14 @@ def test_two_drivers_at_once_spoil_nothing(undisturbed, tiny, tmp_path, server, 
         )
         for _ in range(2)
     ]
-    outputs = [driver.communicate(timeout=250)[0] for driver in drivers]
+    try:
+        outputs = [driver.communicate(timeout=DEADLINE_SECONDS)[0] for driver in drivers]
+    finally:  # after a timeout, nothing of them stays
+        for driver in drivers:
+            if driver.poll() is None:
+                family = tree(driver)
+                driver.kill()
+                kill(family)
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
     results = Results(spec, storage)  # type: ignore[arg-type]
     assert_same_results(undisturbed[0], results)
