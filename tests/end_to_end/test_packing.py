@@ -173,6 +173,6 @@ def test_a_run_on_several_devices_is_not_starved_by_small_ones(tiny, tmp_path):
     spans = {span.run_id: span for span in spans_in(tmp_path / "spans")}
     mine = spans[large.run_id]
     assert mine.devices == 2
-    # A group of workers takes seconds to start, in which all small ones would be over, one after the other on both CPUs.
+    # A group of workers takes seconds to start, in which all the small ones would be over, one after the other.
     later = [span for span in spans.values() if span.begin > mine.begin]
     assert len(later) >= len(small) / 2
