@@ -1,4 +1,4 @@
-"""Estimated against measured memory: random checkpoints of 59 to 73 million parameters, finetuned for real.
+"""Estimated against measured memory: random checkpoints of 59 to 104 million parameters, finetuned for real.
 
     python benchmarks/memory.py                 all cells, on the GPU if there is one: docs/memory.md
     python benchmarks/memory.py --only llama    cells whose name has this in it
