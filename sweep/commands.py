@@ -115,6 +115,8 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
         interrupted = outcome.interrupted
         waiting = len(todo - outcome.done - outcome.blocked - outcome.failed.keys())
         print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
+        if outcome.twice:
+            print(f"{_count(len(outcome.twice), 'run')} were also finished by another driver, whose results count")
         done |= outcome.done
     else:
         print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")

@@ -76,9 +76,10 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
 
 def own_error(error: BaseException) -> Exception:
     """The error of ours inside what Ray Train makes of the failure of a worker group, if there is one."""
+    from sweep.errors import StorageError
     from w2s.errors import W2SError
 
     for item in _inside(error):
-        if isinstance(item, W2SError):
+        if isinstance(item, (W2SError, StorageError)):
             return item
     return error if isinstance(error, Exception) else RuntimeError(str(error))

@@ -42,6 +42,23 @@ class Outcome:
     failed: dict[str, str]
     blocked: frozenset[str]
     interrupted: bool
+    twice: frozenset[str] = frozenset()
+    """Runs that another driver finished first, with an equal result."""
+
+
+@dataclass(frozen=True)
+class _Execution:
+    """What an execution consists of, beside Ray Tune."""
+
+    frontier: Frontier
+    job: "Job"
+    shapes: Shapes
+    learning: "Learning"
+    progress: Progress
+    interrupts: Interrupts
+    groups: GroupWatch
+    feed: "Feed | None"
+    trackers: "Trackers | None"
 
 
 def run_plan(
@@ -81,14 +98,21 @@ def run_plan(
             check_places((plan.runs[i] for i in frontier.todo), store)
         shapes, learning = _packing(frontier, store, compute, cpu_threads, cluster)
         shapes.check(frontier, plan, cluster)
-        with make_progress(frontier) as progress:
+        with (
+            make_progress(frontier) as progress,
+            pending_trials(shapes.pending(frontier, plan, cluster)),
+            GroupWatch() as groups,
+        ):
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            with pending_trials(shapes.pending(frontier, plan, cluster)), GroupWatch() as groups:
-                _tune(
-                    frontier, job, compute, shapes, learning, progress, tune_folder, feed, trackers, interrupts, groups
-                )
+            twice = _tune(
+                _Execution(frontier, job, shapes, learning, progress, interrupts, groups, feed, trackers),
+                max_parallel=compute.max_parallel,
+                folder=tune_folder,
+            )
             job.stop.withdraw()
-    return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), not frontier.finished)
+    return Outcome(
+        frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), not frontier.finished, frozenset(twice)
+    )
 
 
 def _packing(
@@ -106,20 +130,12 @@ def _packing(
     return shapes, Learning(frontier, learned, read=lambda run: read_measurement(run, store), gpu=shapes.uses_gpu)
 
 
-def _tune(
-    frontier: Frontier,
-    job: "Job",
-    compute: Compute,
-    shapes: Shapes,
-    learning: "Learning",
-    progress: Progress,
-    tune_folder: str,
-    feed: "Feed | None",
-    trackers: "Trackers | None",
-    interrupts: Interrupts,
-    groups: GroupWatch,
-) -> None:
-    """Hands out runs until nothing is left that could start, or until it is asked to stop."""
+def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> set[str]:
+    """Hands out runs until nothing is left that could start, or until it is asked to stop.
+
+    Returns:
+        The runs that another driver finished first.
+    """
     from ray import tune
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would abandon what runs
@@ -128,11 +144,13 @@ def _tune(
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
+    job, shapes, progress, frontier = execution.job, execution.shapes, execution.progress, execution.frontier
+    interrupts, trackers = execution.interrupts, execution.trackers
     referee = Referee()
 
     def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
         if outcome in RECORDED:  # and could not record it itself
-            groups.look()
+            execution.groups.look()
             kind = RECORDED[outcome] if again else POISONED
             with contextlib.suppress(OSError):
                 job.store.record_failure(run.run_id, kind, message, referee.last_words)
@@ -145,10 +163,10 @@ def _tune(
         shape_of=lambda run: shapes.of(run, frontier.growth(run)),
         on_start=progress.started,
         on_end=on_end,
-        feed=feed,
+        feed=execution.feed,
         room=Room(live_nodes, started),
         started=started,
-        learning=learning,
+        learning=execution.learning,
         stopping=lambda: interrupts.requested,
         death_of=referee.death_of,
     )
@@ -159,10 +177,10 @@ def _tune(
             scheduler=referee,
             num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=compute.max_parallel,
+            max_concurrent_trials=max_parallel,
         ),
         run_config=tune.RunConfig(
-            storage_path=tune_folder,
+            storage_path=folder,
             name="sweep",
             verbose=0,
             callbacks=[trackers.callback] if trackers is not None else None,
@@ -186,3 +204,4 @@ def _tune(
     tuner.fit()
     if searcher.error is not None:
         raise searcher.error
+    return searcher.twice

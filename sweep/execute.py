@@ -149,6 +149,7 @@ def run_science(run: Run, store: Store, placement: Placement, on_progress: Calla
         checkpoint_every_seconds=placement.checkpoint_every_seconds,
         on_progress=on_progress,
         should_stop=placement.should_stop,
+        keep_weights=run.keep_weights,
     )
     return run_one(run.spec, inputs)
 

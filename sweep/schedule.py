@@ -14,7 +14,9 @@ from sweep.shapes import ask_of
 
 OUTCOME = "outcome"
 """Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory", "interrupted" (asked to stop,
-its state is saved), "died" (its process) or "node_lost"."""
+its state is saved), "storage" (which failed for minutes), "died" (its process) or "node_lost"."""
+TWICE = "twice"
+"""Key of a result that says that another driver finished the same run first."""
 
 
 class Feed(Protocol):
@@ -100,6 +102,8 @@ class PlanSearcher(Searcher):
         self._known = frozenset(frontier.todo)
         self.error: Exception | None = None
         """What the feed raised. Tune would take it for a failure of the run, so it is kept for the caller."""
+        self.twice: set[str] = set()
+        """Runs that another driver finished first, with an equal result."""
         self._run_of_trial: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -139,6 +143,8 @@ class PlanSearcher(Searcher):
         self._room.end(run.run_id)
         if outcome == "done":
             self._frontier.succeed(run.run_id)
+            if result.get(TWICE):
+                self.twice.add(run.run_id)
             if self._learning is not None:
                 self._learning.ended(run)
         elif outcome == "interrupted":
@@ -148,7 +154,7 @@ class PlanSearcher(Searcher):
             again = self._frontier.lose_node(run.run_id, message)
         else:
             again = self._frontier.fail(
-                run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"
+                run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome in ("died", "storage")
             )
         self._on_end(run, outcome, message, again)
         if self._feed is not None and not again:

@@ -9,10 +9,11 @@ from typing import Any
 from ray import tune
 
 from sweep.deaths import Death, death_within, own_error
+from sweep.errors import StorageError
 from sweep.execute import Placement, Science, execute
 from sweep.interrupt import StopRequest
 from sweep.plan import Run
-from sweep.schedule import OUTCOME
+from sweep.schedule import OUTCOME, TWICE
 from sweep.shapes import worker_bundle
 from sweep.store import Store
 from sweep.temporary import remove_leftovers, scratch
@@ -62,27 +63,33 @@ class RunTrainable(tune.Trainable):
         )
         if job.stop():  # handed out just before it was asked
             return {"done": True, OUTCOME: "interrupted"}
-        if job.store.done(run.run_id):  # by another driver in the meantime
-            return {"done": True, OUTCOME: "done"}
         try:
-            train(run, job, placement, shape)
+            if job.store.done(run.run_id):  # by another driver in the meantime
+                return {"done": True, OUTCOME: "done"}
+            won = train(run, job, placement, shape)
         except InterruptedRunError as error:
             return {"done": True, OUTCOME: "interrupted", "message": str(error)}
         except OutOfMemoryError as error:
             return {"done": True, OUTCOME: "out_of_memory", "message": str(error)}
         except WorkerLostError as error:  # of the worker group, not this process
             return {"done": True, OUTCOME: error.death.loss, "message": error.death.message}
+        except StorageError as error:
+            return {"done": True, OUTCOME: "storage", "message": _first_line(error)}
         except Exception as error:  # recorded in the store already; the process is sound and takes the next run
             if _device_is_broken(error):
                 raise
             return {"done": True, OUTCOME: "failed", "message": _first_line(error)}
         finally:
             _release_device_memory()
-        return {"done": True, OUTCOME: "done"}
+        return {"done": True, OUTCOME: "done"} if won else {"done": True, OUTCOME: "done", TWICE: True}
 
 
-def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) -> None:
-    """Execute one run through Ray Train: in this process for one device, in a worker group for several."""
+def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) -> bool:
+    """Execute one run through Ray Train: in this process for one device, in a worker group for several.
+
+    Returns:
+        Whether this attempt became the run's result, and not an equal one of another driver.
+    """
     devices, use_gpu = int(shape.get("devices", 1)), bool(shape.get("use_gpu"))
     import ray.train.torch  # brings torch, which the driver does without
     from ray.train.torch import TorchTrainer
@@ -96,6 +103,7 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
             return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     raised: list[Exception] = []
+    refused: list[bool] = []
 
     def loop() -> None:
         context = ray.train.get_context()
@@ -106,7 +114,8 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
             world=context.get_world_size(),
         )
         try:
-            execute(run, job.store, here, job.science)
+            if not execute(run, job.store, here, job.science):
+                refused.append(True)
         except Exception as error:
             if devices > 1:  # in another process: Train brings it here
                 raise
@@ -131,6 +140,9 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
             raise own from error
     if raised:
         raise raised.pop()  # out of the list, or the error would keep its run's tensors alive in a cycle
+    if workers:  # `refused` was another process's
+        return not any(name.endswith("/refused.json") for name in job.store.listing("runs", run.run_id, "attempts"))
+    return not refused
 
 
 @cache
