@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,7 @@ class Chaos:
             self.driver.kill()
             self.driver.wait()
         self.cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def main() -> int:

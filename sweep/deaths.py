@@ -70,6 +70,7 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
             item.__cause__,
             getattr(item, "_base_exc", None),
             getattr(item, "controller_failure", None),
+            getattr(item, "health_check_failure", None),
         ]
         queue += [other for other in inner if isinstance(other, BaseException)]
 
