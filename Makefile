@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: sweep studies test check format bench clean
+.PHONY: sweep studies test test-cluster check format bench clean
 
 sweep: $(VENV)/.run  ## pretrain the offline ladder, sweep it, write the report
 	$(BIN)/w2s run examples/facts.yaml
@@ -16,6 +16,9 @@ studies: $(VENV)/.run  ## every study of the paper on the offline ladder: a repo
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
+
+test-cluster: $(VENV)/.dev  ## ray up on three hosts made on this machine; as root on Linux, with sshd and rsync
+	W2S_CLUSTER_TEST=1 $(BIN)/python -m pytest -s tests/cluster
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .

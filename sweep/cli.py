@@ -67,6 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--address", help="a Ray cluster (auto, or host:port); otherwise RAY_ADDRESS, or this machine")
     tune.add_argument("--no-report", action="store_true", help="do not write the report at the end")
 
+    submit = add("submit", "send a sweep to a cluster, where it goes on without this machine", spec=True, run=_submit)
+    place = submit.add_mutually_exclusive_group(required=True)
+    place.add_argument("--cluster", metavar="CLUSTER.yaml", help="the file that ray up started the cluster from")
+    place.add_argument("--address", metavar="URL", help="a Ray job server, such as http://127.0.0.1:8265")
+    submit.add_argument("--only", action="append", default=[], metavar="KIND|ID", help="as of w2s run")
+    submit.add_argument("--retry-failed", action="store_true", help="also runs that failed the same way every time")
+    submit.add_argument(
+        "--keep-paths", action="store_true", help="send no local files: every node has them at the spec's paths"
+    )
+
     status = add("status", "say how far a sweep is, what fails and what hangs", spec=True)
     status.add_argument("--list", action="store_true", help="one line for every run that is not done")
 
@@ -107,6 +117,12 @@ def build_parser() -> argparse.ArgumentParser:
     models = add("models", "list model families whose pretraining compute is known, or inspect checkpoints")
     models.add_argument("model", nargs="*", metavar="MODEL", help="folders or hub ids to inspect")
     return parser
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from sweep.submit import submit
+
+    return submit(args)
 
 
 def _positive(text: str) -> int:

@@ -17,7 +17,7 @@ from sweep.plan_command import counts_table, name_damaged, warn_unwritable
 from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import State, stand
+from sweep.state import STALE_SECONDS, State, stand, stragglers
 from sweep.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
@@ -80,7 +80,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     standings = stand(plan, store, verify=True)
     wanted = plan.with_ancestors(chosen)
     store.check_writable()
-    alive = [i for i in wanted if standings[i].state == State.RUNNING]
+    alive = [i for i in wanted if (beat := standings[i].beat) and beat.age < STALE_SECONDS]
     if alive:
         hosts = sorted({beat.host for i in alive for beat in store.heartbeats(i)[-1:]})
         print(
@@ -101,19 +101,25 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     blocked = (plan.descendants(given_up) & wanted) - done
     todo = wanted - done - blocked - set(given_up)
     failed = dict(given_up)
-    interrupted = False
+    interrupted, waiting = False, 0
+    tracking = session.tracking(done)
     if todo:
         from sweep.engine import run_plan
 
         threads = session.spec.ladder.pretrain.cpu_threads
-        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address)
+        outcome = run_plan(
+            plan, todo, store, session.spec.compute, cpu_threads=threads, address=address, tracking=tracking
+        )
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
+        waiting = len(todo - outcome.done - outcome.blocked - outcome.failed.keys())
         print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
         done |= outcome.done
     else:
         print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")
+        if tracking is not None:
+            tracking.catch_up(address)
     for run_id, message in failed.items():
         again = "; only --retry-failed tries it again" if run_id in given_up else ""
         print(
@@ -125,8 +131,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     for line in _truncated(session, done):
         print(line)
     if interrupted:
-        print("interrupted; the same command goes on where it stopped")
-    if interrupted:
+        print(f"interrupted with {_count(waiting, 'run')} to go; the same command goes on from the saved states")
         return INTERRUPTED
     return 1 if failed or blocked else 0
 
@@ -182,10 +187,12 @@ def status(args: argparse.Namespace) -> int:
     work = {i: run.work for i, run in plan.runs.items()}
     done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
     console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
+    slow = stragglers(plan, standings, session.store)
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
         if standing.state != State.DONE and (notable or (args.list and not standing.reason.startswith("damaged"))):
-            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}")
+            mark = f"  STRAGGLER, {slow[run_id]}" if run_id in slow else ""
+            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}{mark}")
     return 1 if any(s.state in (State.FAILED, State.GIVEN_UP, State.BLOCKED) for s in standings.values()) else 0
 
 
@@ -243,12 +250,15 @@ def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | 
 def _report_inputs(store: Store, sweep: str | None) -> str:
     """A digest of all that a report is made from: manifests, DONE marks, failures, and the code."""
     content = sha256()
-    for pattern in (("sweeps", sweep or "*", "manifest.parquet"), ("runs", "*", "DONE*")):
-        for place in sorted(store.fs.glob(store.path(*pattern))):
-            content.update(str(place).removeprefix(store.path()).encode())
-            content.update(store.fs.cat_file(place))
-    for place in sorted(store.fs.glob(store.path("runs", "*", "attempts", "*", "error.json"))):
-        content.update(str(place).removeprefix(store.path()).encode())
+    sweeps = {name: info for name, info in store.listing("sweeps").items() if name.endswith("/manifest.parquet")}
+    files = {f"sweeps/{name}": info for name, info in sweeps.items() if not sweep or name.startswith(f"{sweep}/")}
+    for name, info in store.listing("runs").items():
+        if name.split("/")[1].startswith("DONE") or name.endswith("/error.json"):
+            files[f"runs/{name}"] = info
+    for name, info in sorted(files.items()):
+        content.update(name.encode())
+        if not name.endswith("/error.json"):
+            content.update(info.etag.encode() or store.fs.cat_file(store.path(name)))
     for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
         if source.suffix in (".py", ".html", ".css", ".js"):
             content.update(source.read_bytes())

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
+from sweep.secrets import STORAGE_CURE, refuse_credentials
+from sweep.tracking import Tracking
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
@@ -116,10 +118,15 @@ class Compute(Config):
     """Device memory that one run may use; with the model's size it fixes the micro-batch when planning."""
     gpus_per_run: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """`auto`: on a machine with GPUs, the share of one that the memory estimate asks for."""
-    gpu_memory_gb: PositiveFloat = 24.0
-    """Memory of one GPU of the cluster; with the estimate it says how many runs share one."""
-    devices_per_run: PositiveInt = 1
-    """More than one: Ray Train starts a worker group and splits every batch over it."""
+    gpu_memory_gb: PositiveFloat | Literal["auto"] = "auto"
+    """Memory of one GPU of the cluster; with the estimate it says how many runs share one. `auto`: by the type of each
+    node's GPUs, 24 GB where Ray does not know it."""
+    devices_per_run: PositiveInt | Literal["auto"] = "auto"
+    """More than one: Ray Train starts a worker group and splits every batch over it. `auto`: one, or for a run that is
+    estimated larger than a GPU, as few as it fits on."""
+    parallel: Literal["auto", "replicate", "fsdp"] = "auto"
+    """On several devices, `replicate`: each holds the whole model; `fsdp`: parameters, gradients and optimiser state
+    are cut over them; `auto`: cut if a whole model does not fit."""
     max_parallel: PositiveInt | None = None
     """Upper bound on runs at the same time; otherwise as many as the cluster's CPUs and GPUs hold."""
     retries: Annotated[int, Field(ge=0)] = 1
@@ -147,8 +154,17 @@ class Sweep(Config):
     keep_weights: Literal["none", "all"] = "none"
     """Whether finetuned weights are kept. Pretrained rungs always are."""
     compute: Compute = Compute()
+    tracking: Tracking | None = None
+    """Experiment trackers that are told of each finished run: tensorboard, wandb, mlflow."""
     tune: Tune | None = None
     """What `w2s tune` searches; `w2s run` does not look at it."""
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_has_no_secrets(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            refuse_credentials(storage, STORAGE_CURE)
+        return storage
 
     @field_validator("methods", mode="before")
     @classmethod
