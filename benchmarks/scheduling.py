@@ -113,7 +113,7 @@ def packed(plan: Plan) -> Plan:
     """The same with memory from 2 to 70 GB by rung, so that runs of all shares, from an eighth to a whole GPU, mix."""
     rungs = sorted({run.rung for run in plan.runs.values()})
     gigabytes = dict(zip(rungs, (2, 4, 6, 8, 12, 16, 24, 30, 50, 70), strict=True))
-    runs = {i: replace(run, memory=gigabytes[run.rung] * 1e9) for i, run in plan.runs.items()}
+    runs = {i: replace(run, memory=gigabytes[run.rung] * 1e9, needs=None) for i, run in plan.runs.items()}
     return Plan(runs=runs, pairs=plan.pairs, requested=plan.requested)
 
 
