@@ -62,6 +62,8 @@ class Forecaster:
     """One of them."""
     parallel: int | None = None
     """`compute.max_parallel`."""
+    pending: int = 1
+    """Runs that wait for room at once, see `simulate`."""
 
     def on(self, nodes: int) -> Forecast:
         """Raises SweepError if some run asks for more than so many nodes have."""
@@ -74,6 +76,7 @@ class Forecaster:
                 machines=replace(self.node, nodes=nodes),
                 costs=seconds,
                 parallel=self.parallel,
+                pending=self.pending,
             )
             for seconds in self.seconds
         )

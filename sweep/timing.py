@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from sweep.plan import Plan, Run
-from sweep.prices import Gpu, fits
+from sweep.prices import USABLE, Gpu, fits
 from sweep.resources import STEP_WORK
 from sweep.shapes import TABLES_ONLY, Shapes
 from sweep.simulate import EIGHTHS, Demand
@@ -129,9 +129,9 @@ def demands(compute: Compute, cpu_threads: int, gpu: Gpu | None) -> Callable[[Ru
 
     def demand(run: Run) -> Demand:
         asked = _demand_of(shapes.of(run))
-        if gpu is None or run.kind in TABLES_ONLY or fits(run.memory / max(1, asked.devices), gpu.memory):
+        if gpu is None or run.kind in TABLES_ONLY or asked.devices > 1 or fits(shapes.memory(run), gpu.memory):
             return asked
-        return Demand(devices=devices_needed(run.memory, gpu))
+        return Demand(devices=shapes.fewest_devices(run, USABLE * gpu.memory) or devices_needed(run.memory, gpu))
 
     return demand
 
