@@ -312,9 +312,9 @@ def _autoscaler_config() -> Callable[[], str]:
 def pending_runs(cluster: Cluster) -> int:
     """How many runs may wait for a process of their own at the same time. Pure.
 
-    Tune's default for a searcher is one. Then an autoscaler is asked for one node at a time; and whenever a run ends, its
-    process is given to the one that waits and the process that was starting for that one is stopped, so that while runs
-    are shorter than the start of a process, a node that joins is never used (Ray 2.60, from source and measured).
+    Tune's default for a searcher is one. Then an autoscaler is asked for one node at a time; and whenever a run ends,
+    its process is given to the one that waits, and what was starting for that one is stopped: while runs are shorter
+    than the start of a process, a node that joins may never be used (Ray 2.60, from source).
     """
     slots = sum(node.get("GPU", 0) or node.get("CPU", 0) for node in cluster.nodes)
     return int(min(64, max(4, slots) + (16 if cluster.growable else 0)))
