@@ -122,7 +122,10 @@ def connected(address: str | None) -> Iterator[Cluster]:
             check_versions(look_at_nodes())
             if link := getattr(context, "dashboard_url", None):
                 print(f"Ray dashboard: http://{link} (on the head node; see docs/cluster.md)", flush=True)
-        yield _cluster(is_own=_is_own)
+        cluster = _cluster(is_own=_is_own)
+        if not _is_own:
+            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(pending_runs(cluster)))
+        yield cluster
     finally:
         if not _keep:
             ray.shutdown()
@@ -304,6 +307,17 @@ def _autoscaler_config() -> Callable[[], str]:
         return ""
 
     return read
+
+
+def pending_runs(cluster: Cluster) -> int:
+    """How many runs may wait for a process of their own at the same time. Pure.
+
+    Tune's default for a searcher is one. Then an autoscaler is asked for one node at a time; and whenever a run ends,
+    its process is given to the one that waits, and what was starting for that one is stopped: while runs are shorter
+    than the start of a process, a node that joins may never be used (Ray 2.60, from source).
+    """
+    slots = sum(node.get("GPU", 0) or node.get("CPU", 0) for node in cluster.nodes)
+    return int(min(64, max(4, slots) + (16 if cluster.growable else 0)))
 
 
 # -- its nodes -------------------------------------------------------------------------------------------------
