@@ -99,7 +99,7 @@ class Chaos:
         with (self.storage.parent / "driver.log").open("ab") as log:
             command = [W2S, "run", str(self.spec), "--storage", str(self.storage), "--no-report"]
             return subprocess.Popen(
-                [*command, "--address", self.cluster.address], stdout=log, stderr=log, cwd=self.spec.parent
+                [*command, "--address", str(self.cluster.address)], stdout=log, stderr=log, cwd=self.spec.parent
             )
 
     def finished(self) -> int:
