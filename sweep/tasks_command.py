@@ -199,7 +199,8 @@ def describe(found: "TaskCheck") -> Iterator[str]:
         yield f"{part:<14}{n:>10,}{summary.class_balance[part]:>10.1%}{summary.mean_characters[part]:>12,.0f}"
     yield f"rows left out: {left_out(summary.dropped) or 'none'}"
     yield _overlaps_text(found)
-    meanings = {1: f"1: {entry.label_1}", 0: "0: not so"} if entry else {0: "0", 1: "1"}
+    otherwise = "the first" if found.spec.form == "compare" else "not so"
+    meanings = {1: f"1: {entry.label_1}", 0: f"0: {otherwise}"} if entry else {0: "0", 1: "1"}
     for label, content in found.examples.items():
         yield f"--- an example with label {meanings[label]}"
         for column, text in content.items():

@@ -326,6 +326,10 @@ class CatalogueTask(TaskBase):
     """Another of the hub repositories that hold it."""
     revision: str | None = None
     """A commit, branch or tag of that repository instead of the usual one."""
+    train: tuple[str, ...] | None = None
+    """Splits of the source to train on instead of the usual ones."""
+    test: str | None = None
+    """Split of the source to test on instead of the usual one; `none`: a share of the rows to train on is split off."""
     choices: Choices = "expand"
     balance: Balance = "paper"
     max_rows: PositiveInt | None = 200_000

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from w2s.config import CatalogueTask, FactsTask, FilesTask, Form, HubTask, PythonTask, TaskSpec
+from w2s.config import Balance, CatalogueTask, FactsTask, FilesTask, Form, HubTask, PythonTask, TaskSpec
 from w2s.fingerprints import HashFile, digest, hash_file
 from w2s.tasks.base import TaskData, TaskSummary, summarise
 from w2s.tasks.build import Row, SourceRows, build_task
 from w2s.tasks.catalogue import Pair, Question, Statement
-from w2s.tasks.catalogued import Resolve, catalogue_identity, placed, read_catalogue
+from w2s.tasks.catalogued import Resolve, catalogue_identity, is_expanded, placed, read_catalogue
 from w2s.tasks.facts import read_facts
 from w2s.tasks.files import files_identity, read_files
 from w2s.tasks.hub import hub_identity, read_hub
@@ -28,6 +28,7 @@ __all__ = [
     "Statement",
     "TaskData",
     "TaskSummary",
+    "from_rows",
     "load_task",
     "read_rows",
     "resolve_task",
@@ -69,9 +70,24 @@ def load_task(spec: TaskSpec) -> TaskData:
     Raises:
         DataError: The source cannot be read or used; the message names file, column and value.
     """
-    rows = read_rows(spec)
-    balance = "never" if isinstance(spec, FactsTask) else spec.balance
-    return build_task(spec.form, rows.pool, rows.test, spec.splits, rows.dropped, balance=balance)
+    return from_rows(spec, read_rows(spec))
+
+
+def from_rows(spec: TaskSpec, rows: SourceRows) -> TaskData:
+    """A task's rows, put into parts.
+
+    Raises:
+        DataError: One-class data, or sizes that cannot be met.
+    """
+    return build_task(spec.form, rows.pool, rows.test, spec.splits, rows.dropped, balance=_balance(spec))
+
+
+def _balance(spec: TaskSpec) -> Balance:
+    if isinstance(spec, FactsTask):
+        return "never"
+    if isinstance(spec, CatalogueTask) and spec.balance == "paper" and is_expanded(spec):
+        return "always"  # as many wrong as right rows, also where a copy of one of them is left out
+    return spec.balance
 
 
 def read_rows(spec: TaskSpec) -> SourceRows:

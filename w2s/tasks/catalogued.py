@@ -29,6 +29,11 @@ def entry_of(spec: CatalogueTask) -> Dataset:
     return entry
 
 
+def is_expanded(spec: CatalogueTask) -> bool:
+    """Whether each of its questions becomes a right and a wrong row."""
+    return spec.choices == "expand" and entry_of(spec).kind == "choice"
+
+
 def placed(spec: CatalogueTask, resolve: Resolve = resolve_revision) -> CatalogueTask:
     """The task with the place that it is read from: a folder that holds the dataset, or a hub id and a commit.
 
@@ -59,7 +64,7 @@ def read_catalogue(spec: CatalogueTask) -> SourceRows:
     dropped: Counter[str] = Counter()
     train, test, origin = _from_mirror(spec, entry) if spec.mirror else _from_hub(spec, entry)
     read = {"train": sum(map(len, train)), **({"test": sum(map(len, test))} if test is not None else {})}
-    if test is not None and entry.not_test is not None and read["test"] == entry.not_test[0]:
+    if test is not None and spec.test is None and entry.not_test is not None and read["test"] == entry.not_test[0]:
         raise DataError(f"{test[0].source}: is not the split to test on: {entry.not_test[1]}")
     pool_rows = _rows(spec, entry, train, dropped)
     test_rows = None if test is None else _rows(spec, entry, test, dropped)
@@ -79,6 +84,14 @@ def catalogue_identity(spec: CatalogueTask, hash_file: HashFile) -> dict[str, An
     return identity | {"mirror": files | ({"test": mirrored_identity(test, hash_file)} if test else {})}
 
 
+def _split_names(spec: CatalogueTask, entry: Dataset) -> tuple[tuple[str, ...], str | None, str | None]:
+    """Splits to train on, the split to test on, and what that is called where there is none of this name."""
+    train = spec.train or entry.train
+    if spec.test is not None:
+        return train, None if spec.test == "none" else spec.test, None
+    return train, entry.test, entry.test_otherwise
+
+
 def _place(spec: CatalogueTask, entry: Dataset) -> Place:
     place = entry.place(spec.id)
     assert place is not None, "placed() has seen to it"
@@ -87,17 +100,19 @@ def _place(spec: CatalogueTask, entry: Dataset) -> Place:
 
 def _mirrored(spec: CatalogueTask, entry: Dataset) -> tuple[list[SplitFiles], SplitFiles | None, str]:
     folder = Path(spec.mirror or "")
-    train = [_split(entry, folder, split) for split in entry.train]
-    test = None if entry.test is None else split_files(entry, folder, entry.test)
-    if test is None and entry.test_otherwise is not None:
-        test = split_files(entry, folder, entry.test_otherwise)
-    if test is None and entry.test is not None:
-        test = _split(entry, folder, entry.test)
+    train_names, test_name, otherwise = _split_names(spec, entry)
+    only = test_name is None and len(train_names) == 1
+    train = [_split(entry, folder, split, only=only) for split in train_names]
+    test = None if test_name is None else split_files(entry, folder, test_name)
+    if test is None and otherwise is not None:
+        test = split_files(entry, folder, otherwise)
+    if test is None and test_name is not None:
+        test = _split(entry, folder, test_name)
     return train, test, f"mirror {folder}"
 
 
-def _split(entry: Dataset, folder: Path, split: str) -> SplitFiles:
-    found = split_files(entry, folder, split)
+def _split(entry: Dataset, folder: Path, split: str, *, only: bool = False) -> SplitFiles:
+    found = split_files(entry, folder, split, only=only)
     if found is None:
         there = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")[:8]
         raise DataError(
@@ -118,9 +133,10 @@ def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Ta
     cure = f". {how_to_mirror(entry, place)}"
     # A converted branch has no README, hence no named configurations: a folder is named instead.
     splits = load_splits(place.id, place.config, data_dir=place.data_dir, revision=spec.revision, cure=cure)
-    names = [*entry.train, *([entry.test] if entry.test else [])]
-    if entry.test and entry.test not in splits and entry.test_otherwise in splits:
-        names[-1] = entry.test_otherwise
+    train, test, otherwise = _split_names(spec, entry)
+    if test and test not in splits and otherwise in splits:
+        test = otherwise
+    names = [*train, *([test] if test else [])]
     tables = []
     for name in names:
         source = f"dataset {place.id}, split {name}"
@@ -130,7 +146,7 @@ def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Ta
         wanted = sorted({*entry.columns} | ({"group_id"} & set(splits[name].column_names)))
         columns = cast(dict[str, list[Any]], splits[name].select_columns(wanted).to_dict())
         tables.append(Table(source, columns, range(1, len(splits[name]) + 1), "row"))
-    n = len(entry.train)
+    n = len(train)
     return tables[:n], tables[n:] or None, f"hub {place.id} at {spec.revision}"
 
 

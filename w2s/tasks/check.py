@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from w2s.config import CatalogueTask, Form, ModelSource, TaskSpec
-from w2s.tasks import load_task, read_rows
+from w2s.tasks import from_rows, read_rows
 from w2s.tasks.base import CONTENT_COLUMNS, TaskData, TaskSummary, summarise
 from w2s.tasks.build import SourceRows, row_id, row_keys
 from w2s.tasks.catalogue import Dataset, find_dataset
@@ -59,7 +59,8 @@ def check_task(spec: TaskSpec) -> TaskCheck:
     Raises:
         DataError: It cannot be loaded.
     """
-    data, rows = load_task(spec), read_rows(spec)
+    rows = read_rows(spec)
+    data = from_rows(spec, rows)
     return TaskCheck(
         spec=spec,
         entry=find_dataset(spec.dataset) if isinstance(spec, CatalogueTask) else None,

@@ -59,7 +59,7 @@ def mirrored_folder(entry: Dataset, mirror: Path, *, itself: bool) -> Path | Non
     own = {*_names(entry), *entry.subfolders, *(place.data_dir or place.config for place in entry.places)}
     foreign = {name for other in datasets().values() for path in _names(other) for name in path.split("/")} - own
     mine = (path for path in _data_files(mirror) if not foreign.intersection(path.relative_to(mirror).parts[:-1]))
-    return mirror if any(mine) else None
+    return mirror if any(mine) or (entry.line_aligned and _aligned(entry, mirror, entry.train[0])) else None
 
 
 def _names(entry: Dataset) -> list[str]:
@@ -94,8 +94,14 @@ def find_mirror(entry: Dataset, mirror: str | None) -> Path | None:
     return folder
 
 
-def split_files(entry: Dataset, folder: Path, split: str) -> SplitFiles | None:
+def split_files(entry: Dataset, folder: Path, split: str, *, only: bool = False) -> SplitFiles | None:
     """The files of a split within a dataset's folder; None if there are none.
+
+    Args:
+        entry: The dataset.
+        folder: Its folder.
+        split: Name of the split.
+        only: Whether it is the only split that is read, so that a single file is it under any name.
 
     Raises:
         DataError: Several files could be meant.
@@ -107,8 +113,7 @@ def split_files(entry: Dataset, folder: Path, split: str) -> SplitFiles | None:
             return SplitFiles(tuple(_one_version(entry, folder, name, found)))
         if entry.line_aligned and (pair := _aligned(entry, folder, name)):
             return SplitFiles(pair, aligned=True)
-    single = entry.test is None and entry.train == (split,)
-    if single and len(everything) == 1:
+    if only and len(everything) == 1:
         return SplitFiles((everything[0],))
     return None
 
