@@ -4,12 +4,13 @@ import contextlib
 import gzip
 import json
 import random
+import re
 
 import datasets as hub_datasets
 import numpy as np
 import polars as pl
 import pytest
-from catalogue_rows import MAKE, WORDS, make_rows
+from catalogue_rows import WORDS, make_rows
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -291,7 +292,7 @@ def test_the_hub_is_asked_for_the_right_thing(key, monkeypatch):
         ("boolq", r"`hf download google/boolq --repo-type dataset --local-dir MIRROR/google/boolq`, and name MIRROR"),
         ("ethics-virtue", r'--revision refs/convert/parquet --include "virtue/\*" --local-dir MIRROR/hendrycks/ethics`'
                           r" \(also published as EleutherAI/hendrycks_ethics\)"),
-        ("wts_safety", r"is on no hub. Put safety.csv of the GitHub repository yeruimeng/WTS at MIRROR/wts_safety/train"),
+        ("wts_safety", r"on no hub. Put safety.csv of the GitHub repository yeruimeng/WTS at MIRROR/wts_safety/train"),
     ],
 )  # fmt: skip
 def test_without_a_connection_it_is_said_how_to_mirror(key, command, tmp_path, monkeypatch):
@@ -406,9 +407,8 @@ def test_no_example_text_or_group_is_in_two_parts(key, seed, words, choices, bal
 
     try:
         data = build(0)
-    except DataError as error:
-        event("refused")  # so few words that all rows belong together, or that a part has one label
-        assert "belong together" in str(error) or "both classes" in str(error) or "but the pool has" in str(error)
+    except DataError as error:  # so few words that all rows belong together, or that a part has one label
+        event(re.sub(r"[0-9'].*", "", str(error)))
         return
     part_of = dict(data.frame.select("example_id", "part").iter_rows())
     assert len(part_of) == data.frame.height
@@ -622,10 +622,3 @@ def test_real_preference_pairs(shared_data, tmp_path):
     test, rest = data.part("test"), data.frame.filter(pl.col("part") != "test")
     assert not set(test["prompt"]) & set(rest["prompt"])
     assert not {*test["first"], *test["second"]} & {*rest["first"], *rest["second"]}
-
-
-def test_the_rows_of_each_maker_have_all_classes():
-    for key, (classes, make) in MAKE.items():
-        rng = np.random.default_rng(0)
-        rows = [make(i, y, lambda n=4: " ".join(rng.choice(WORDS, n))) for i, y in enumerate(range(classes))]
-        assert len(rows) == classes, key
