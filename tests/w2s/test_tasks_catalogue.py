@@ -302,6 +302,18 @@ def test_without_a_connection_it_is_said_how_to_mirror(key, command, tmp_path, m
     assert "that folder instead" not in str(error.value)
 
 
+def test_the_regular_test_of_ethics_is_taken_from_either_repository(monkeypatch):
+    """What one calls validation is the other's test; stands in for the hub as above."""
+    rows = {name: make_rows("ethics-virtue", 60, seed=i) for i, name in enumerate(("train", "validation", "test"))}
+    monkeypatch.setattr(
+        hub_datasets, "load_dataset", lambda *_, **__: {n: hub_datasets.Dataset.from_list(r) for n, r in rows.items()}
+    )
+    for id, split in (("hendrycks/ethics", "validation"), ("EleutherAI/hendrycks_ethics", "test")):
+        data = load_task(task("ethics-virtue", id=id, revision="a" * 40, balance="never"))
+        scenarios = {row["scenario"].partition(" [SEP]")[0] for row in rows[split]}
+        assert set(data.part("test")["text"].str.split("\n").list.first()) == scenarios
+
+
 def test_the_commit_is_part_of_the_fingerprint_and_the_loader_is_told_it():
     def fingerprint(**changes):
         return task_fingerprint(task("boolq", **{"id": "google/boolq", "revision": "a" * 40, **changes}))

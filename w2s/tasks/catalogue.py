@@ -80,6 +80,8 @@ class Place:
     config: str | None = None
     data_dir: str | None = None
     branch: str | None = None
+    test: str | None = None
+    """What the dataset's test split is called there, if otherwise than elsewhere."""
     checked: bool = True
     """Whether it was seen in a primary source that this place loads in this way."""
 

@@ -134,6 +134,8 @@ def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Ta
     # A converted branch has no README, hence no named configurations: a folder is named instead.
     splits = load_splits(place.id, place.config, data_dir=place.data_dir, revision=spec.revision, cure=cure)
     train, test, otherwise = _split_names(spec, entry)
+    if spec.test is None:
+        test = place.test or test
     if test and test not in splits and otherwise in splits:
         test = otherwise
     names = [*train, *([test] if test else [])]

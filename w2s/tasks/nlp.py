@@ -231,10 +231,10 @@ def _exactly(n: int, options: tuple[str, ...], column: str) -> tuple[str, ...]:
 
 
 def _ethics(config: str) -> tuple[Place, ...]:
-    return (
-        Place("hendrycks/ethics", "converted", data_dir=config),
-        Place("EleutherAI/hendrycks_ethics", "pull", config=config, branch="refs/pr/2"),
-    )
+    usual = Place("hendrycks/ethics", "converted", data_dir=config)
+    if config == "utilitarianism":  # has other columns in the other copy
+        return (usual,)
+    return usual, Place("EleutherAI/hendrycks_ethics", "pull", config=config, branch="refs/pr/2", test="test")
 
 
 def _hard(rows: int) -> tuple[int, str]:
@@ -302,13 +302,14 @@ ENTRIES = (
     Dataset(
         key="cola", about="is a sentence grammatical?", label_1="acceptable", kind="binary", paper=True,
         columns=("sentence", "label"), content=("sentence",), convert=_sentence, group="none",
-        places=(Place("nyu-mll/glue", config="cola"),), test="validation", rows=(8551, 1043),
+        places=(Place("nyu-mll/glue", config="cola", checked=False),), test="validation", rows=(8551, 1043),
         note="the public test has no labels",
     ),
     Dataset(
         key="sst2", about="sentiment of a film review", label_1="positive", kind="binary", paper=True,
         columns=("sentence", "label"), content=("sentence",), convert=_sentence, group="none",
-        places=(Place("nyu-mll/glue", config="sst2"), Place("stanfordnlp/sst2")), test="validation", rows=(67349, 872),
+        places=(Place("nyu-mll/glue", config="sst2", checked=False), Place("stanfordnlp/sst2", checked=False)),
+        test="validation", rows=(67349, 872),
         headerless=("sentence", "label"), note="train has phrases of its own sentences; the public test has no labels",
     ),
     Dataset(
@@ -394,6 +395,6 @@ ENTRIES = (
     Dataset(
         key="amazon_polarity", about="sentiment of a product review", label_1="positive", kind="binary",
         columns=("label", "title", "content"), content=("title", "content"), convert=_amazon, group="none",
-        places=(Place("fancyzhx/amazon_polarity"),), rows=(3_600_000, 400_000),
+        places=(Place("fancyzhx/amazon_polarity", checked=False),), rows=(3_600_000, 400_000),
     ),
 )  # fmt: skip

@@ -46,7 +46,7 @@ ENTRIES = (
     Dataset(
         key="real_toxicity", about="is the continuation of a text toxic?", label_1="toxicity of 0.5 or more",
         kind="binary", columns=("prompt", "continuation"), content=("prompt", "continuation"), convert=_toxicity,
-        group="prompt", places=(Place("allenai/real-toxicity-prompts"),), test=None, unsafe_label=1,
+        group="prompt", places=(Place("allenai/real-toxicity-prompts", checked=False),), test=None, unsafe_label=1,
         note="its own stored scores are the labels, so that no scorer is needed; the paper generates continuations",
     ),
     Dataset(
@@ -59,13 +59,13 @@ ENTRIES = (
     Dataset(
         key="tweet_eval-hate", about="is a tweet hateful?", label_1="hateful", kind="binary",
         columns=("text", "label"), content=("text",), convert=_tweet, group="none",
-        places=(Place("cardiffnlp/tweet_eval", config="hate"),), rows=(9000, 2970), line_aligned=True,
+        places=(Place("cardiffnlp/tweet_eval", config="hate", checked=False),), rows=(9000, 2970), line_aligned=True,
         unsafe_label=1, note="its test is from another distribution than its train",
     ),
     Dataset(
         key="tweet_eval-offensive", about="is a tweet offensive?", label_1="offensive", kind="binary",
         columns=("text", "label"), content=("text",), convert=_tweet, group="none",
-        places=(Place("cardiffnlp/tweet_eval", config="offensive"),), rows=(11_916, 860), line_aligned=True,
+        places=(Place("cardiffnlp/tweet_eval", config="offensive", checked=False),), rows=(11_916, 860), line_aligned=True,
         unsafe_label=1,
     ),
 )  # fmt: skip
