@@ -269,7 +269,7 @@ def test_the_hub_is_asked_for_the_right_thing(key, monkeypatch):
 
     def load_dataset(id, config, **arguments):
         asked.append((id, config, arguments))
-        names = [*entry.train, *([entry.test] if entry.test else []), "other"]
+        names = dict.fromkeys([*entry.train, *([entry.test] if entry.test else []), "test", "other"])
         return {name: hub_datasets.Dataset.from_list(make_rows(key, 80, seed=i)) for i, name in enumerate(names)}
 
     monkeypatch.setattr(hub_datasets, "load_dataset", load_dataset)

@@ -65,7 +65,7 @@ ENTRIES = (
     Dataset(
         key="tweet_eval-offensive", about="is a tweet offensive?", label_1="offensive", kind="binary",
         columns=("text", "label"), content=("text",), convert=_tweet, group="none",
-        places=(Place("cardiffnlp/tweet_eval", config="offensive", checked=False),), rows=(11_916, 860), line_aligned=True,
-        unsafe_label=1,
+        places=(Place("cardiffnlp/tweet_eval", config="offensive", checked=False),), rows=(11_916, 860),
+        line_aligned=True, unsafe_label=1,
     ),
 )  # fmt: skip
