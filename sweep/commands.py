@@ -346,16 +346,6 @@ def gc(args: argparse.Namespace) -> int:
 # -- lists -----------------------------------------------------------------------------------------------------
 
 
-def tasks(args: argparse.Namespace) -> int:
-    from w2s.tasks import SOURCES
-
-    table = _list_table("source", "forms", "what it is")
-    for source in SOURCES.values():
-        table.add_row(source.name, ", ".join(source.forms), source.summary)
-    console.print(table)
-    return 0
-
-
 def methods(args: argparse.Namespace) -> int:
     from w2s.methods import METHODS
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import Cluster
+from sweep.cluster import Cluster, pending_runs
 from sweep.errors import SweepError
 from sweep.frontier import Frontier
 from sweep.plan import Plan, Run
@@ -49,7 +49,7 @@ GPU_MEMORY = {
 }  # fmt: skip
 """Bytes by Ray's names of accelerators; of a name with several sizes, the smallest."""
 CURES = "lower finetune.micro_batch_size or max_length, set finetune.gradient_checkpointing, or tune: lora"
-MAX_PENDING = 128
+MAX_PENDING = 4
 """Trials that wait for resources at once, at most; each costs Tune some milliseconds."""
 
 
@@ -240,15 +240,15 @@ class Shapes:
     def pending(self, frontier: Frontier, plan: Plan, cluster: Cluster) -> int | None:
         """How many trials Tune should have waiting for resources at once (`TUNE_MAX_PENDING_TRIALS_PG`).
 
-        None leaves Tune's own choice of one, the cheapest where all runs ask for the same on a cluster that stays as it
-        is. Where requests differ, one that waits would block all behind it; and an autoscaler adds machines for those
-        that wait, so it has to see as many as it should add for.
+        None leaves Tune's own choice of one, the cheapest where all runs ask for the same on this machine alone. Where
+        requests differ, one that waits would block all behind it; but what was handed out keeps its turn, before longer
+        chains that become ready later, so it is a few (`benchmarks/scheduling.py`). A cluster may get more nodes.
         """
+        if not cluster.is_own:
+            return pending_runs(cluster)
         asks = {_key(self.of(plan.runs[run_id])) for run_id in frontier.todo}
-        if len(asks) <= 1 and not cluster.growable:
+        if len(asks) <= 1:
             return None
-        if cluster.growable:
-            return min(MAX_PENDING, max(2, len(frontier.todo)))
         slots = max((units_in(cluster.nodes, ask_of(dict(key)).bundle) for key in asks), default=1)
         return min(MAX_PENDING, max(2, slots))
 
