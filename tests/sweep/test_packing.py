@@ -184,9 +184,9 @@ def test_tune_has_several_trials_waiting_only_where_that_helps(monkeypatch):
 
     monkeypatch.delenv("TUNE_MAX_PENDING_TRIALS_PG", raising=False)
     same = plan_of(*(run_of(name=f"r{i}") for i in range(20)))
-    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},))
+    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},), is_own=True)
     assert shapes_on(laptop).pending(Frontier(same, set(same.runs)), same, laptop) is None
-    growing = replace(laptop, growable=({"CPU": 4.0},))
+    growing = replace(laptop, growable=({"CPU": 4.0},), is_own=False)
     assert shapes_on(growing).pending(Frontier(same, set(same.runs)), same, growing) == pending_runs(growing)
     mixed = plan_of(run_of(name="a"), replace(run_of(name="b"), settings=FinetuneSettings(cpu_threads=2)))
     assert shapes_on(laptop).pending(Frontier(mixed, set(mixed.runs)), mixed, laptop) == 4
