@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import StoreError
-from sweep.store import REFUSED, CorruptEntryError, FileInfo, Store
+from sweep.records import FileInfo
+from sweep.store import REFUSED, CorruptEntryError, Store
 
 ALIVE_SECONDS = 120.0
 """An attempt whose heartbeat is younger belongs to somebody; one without any may be younger than its first."""

@@ -13,8 +13,6 @@ Files may be larger than memory: they are hashed in pieces, uploaded and fetched
 """
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -23,8 +21,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -34,27 +30,29 @@ from uuid import uuid4
 import fsspec
 import fsspec.config
 
-from sweep.errors import StorageError, StoreError, SweepError
+from sweep.errors import StorageError, StoreError
+from sweep.filesystems import (
+    REQUESTS_AT_ONCE,
+    create_if_absent,
+    digest,
+    digest_once,
+    file_info,
+    flush,
+    one_at_a_time,
+    options,
+    plainly_full,
+    scheme,
+)
+from sweep.records import Done, Failure, FileInfo, Heartbeat
 from sweep.retrying import RetryingFileSystem
 from sweep.secrets import STORAGE_CURE, refuse_credentials
 from w2s.errors import InterruptedRunError, W2SError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
-
 VERIFIED_WHOLE = 64 << 20
 """Files up to this many bytes are read and hashed when a plan asks what is done; of larger ones only the size."""
 
-REQUESTS_AT_ONCE = 64
-"""To object storage, where a request takes long and costs little; of a file system, a few."""
-
 TAKEN_OVER_SECONDS = 60.0
 """Whoever sets a mark aside deletes it at once; after this long it was killed in between."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,66 +64,6 @@ REFUSED = "refused.json"
 
 class CorruptEntryError(StoreError):
     """A finished run's file is missing or differs from its checksum."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """The DONE mark of a run."""
-
-    run_id: str
-    attempt: str
-    files: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed."""
-
-    attempt: str
-    kind: str
-    message: str
-    time: float
-    detail: str = ""
-
-    @property
-    def signature(self) -> tuple[str, str]:
-        """Two failures with the same signature are the same failure."""
-        return (self.kind, self.message)
-
-    @property
-    def is_of_storage(self) -> bool:
-        """Whether the storage failed, and not the run: it tells nothing of the next attempt."""
-        return self.kind == StorageError.__name__
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """The last sign of life of a run that is not finished."""
-
-    attempt: str
-    host: str
-    pid: int
-    time: float
-    fraction: float
-    started: float | None = None
-    """When the attempt began, in seconds since 1970."""
-    from_fraction: float = 0.0
-    """Where it went on, if it had the state of an earlier attempt."""
-
-    @property
-    def age(self) -> float:
-        return time.time() - self.time
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What a listing tells of a file."""
-
-    bytes: int
-    modified: float
-    """Seconds since 1970, by the storage's clock; 0 if unknown."""
-    etag: str
-    """Of an object store: another one means that the object was written again. Empty where there is none."""
 
 
 class Attempt:
@@ -154,15 +92,15 @@ class Store:
         except ValueError as error:
             raise StoreError(f"storage: {error}") from None
         try:
-            self.fs, self._base = fsspec.url_to_fs(self.root, **_options(self.root))
+            self.fs, self._base = fsspec.url_to_fs(self.root, **options(self.root))
         except ImportError as error:
             raise StoreError(f"storage '{self.root}': {error}; pip install 'w2s-sweep[cluster]' brings it") from None
         except ValueError as error:  # an unknown protocol
             raise StoreError(f"storage '{self.root}': {error}") from None
         self.is_local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
         if not self.is_local:
-            if _scheme(self.root) in ("s3", "s3a", "gs", "gcs") and not self._base.strip("/"):
-                raise StoreError(f"storage '{self.root}' names no bucket; write {_scheme(self.root)}://bucket/folder")
+            if scheme(self.root) in ("s3", "s3a", "gs", "gcs") and not self._base.strip("/"):
+                raise StoreError(f"storage '{self.root}' names no bucket; write {scheme(self.root)}://bucket/folder")
             if (listings := getattr(self.fs, "dircache", None)) is not None:
                 listings.use_listings_cache = False  # others write here too
             self.fs = RetryingFileSystem(self.fs, self.root)
@@ -297,7 +235,7 @@ class Store:
         """Compare a local copy of a file with its checksum, unless this process did and it is untouched since."""
         place = self._file(done, name)
         try:
-            if _digest_once(file) != done.files[name]["sha256"]:
+            if digest_once(file) != done.files[name]["sha256"]:
                 raise CorruptEntryError(f"{place}: does not match its checksum")
         except (FileNotFoundError, NotADirectoryError):
             raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
@@ -337,7 +275,7 @@ class Store:
             for name in names:
                 file = partial / name
                 file.parent.mkdir(parents=True, exist_ok=True)
-                with _room(file):
+                with plainly_full(file):
                     try:
                         self.fs.get_file(self._file(done, name), str(file))
                     except FileNotFoundError:
@@ -393,7 +331,7 @@ class Store:
             return {}
         prefix = folder.lstrip("/") + "/"
         return {
-            name.lstrip("/").removeprefix(prefix): _file_info(info)
+            name.lstrip("/").removeprefix(prefix): file_info(info)
             for name, info in sorted(found.items())
             if name.lstrip("/").startswith(prefix)
         }
@@ -483,7 +421,7 @@ class Store:
         place = self.path("runs", run_id, "attempts", uuid)
         folder = Path(place) if self.is_local else Path(tempfile.mkdtemp(prefix="w2s-attempt-"))
         try:
-            with _room(folder):
+            with plainly_full(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 attempt = Attempt(uuid, folder)
                 yield attempt
@@ -508,10 +446,10 @@ class Store:
         def send(name: str) -> dict[str, Any]:
             file = folder / name
             if self.is_local:
-                _flush(file)
+                flush(file)
             else:
                 self.fs.put_file(str(file), f"{place}/{name}")
-            return {"bytes": file.stat().st_size, "sha256": _digest(file)}
+            return {"bytes": file.stat().st_size, "sha256": digest(file)}
 
         with ThreadPoolExecutor(1 if self.is_local else 8) as pool:
             files = dict(zip(names, pool.map(send, names), strict=True))
@@ -606,95 +544,6 @@ class Store:
             return True
 
 
-def create_if_absent(store: Store, place: str, data: bytes) -> bool:
-    """Create a file with its whole content, unless it exists. Returns whether this call created it.
-
-    On S3 this is a PUT with If-None-Match, on GCS one with ifGenerationMatch=0, in a folder a hard link. An answer may
-    be lost, and the request made again then meets the file that it made itself; so contents have to differ between
-    callers, and are compared.
-    """
-    if not store.is_local:
-        try:
-            store.fs.pipe_file(place, data, mode="create")
-            return True
-        except FileExistsError:
-            try:
-                return store.fs.cat_file(place) == data
-            except FileNotFoundError:  # set aside in this moment
-                return False
-    target = Path(place)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        _flush(temporary)
-        os.link(temporary, target)  # unlike a rename, refuses to replace
-        return True
-    except FileExistsError:
-        return os.stat(temporary).st_nlink > 1  # NFS asked twice, and only the second answer came
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        raise StorageError(
-            f"storage '{store.root}': this file system has no hard links, by which a result appears as a whole; if it "
-            "is a bucket that was mounted, give its s3:// or gs:// URL as `storage`"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Between the processes and threads of a machine; the kernel frees the lock of a process that dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks: work may be done twice
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """A full disk is said in plain words, whatever library met it."""
-    try:
-        yield
-    except SweepError:
-        raise
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in _FULL
-        text = os.strerror(errno.ENOSPC)
-        if not full and text not in str(error):
-            raise
-        place = getattr(error, "filename", None) or folder
-        told = StorageError(f"{place}: {text}; make room, and the same command goes on")
-        told.errno = errno.ENOSPC
-        raise told from error
-
-
-def _scheme(root: str) -> str:
-    return root.partition("://")[0] if "://" in root else ""
-
-
-def _options(root: str) -> dict[str, Any]:
-    """Of S3: as many connections as requests, and fewer tries of its own, since `sweep.retrying` has the patience."""
-    if _scheme(root) in ("gs", "gcs"):
-        # read when gcsfs is imported: otherwise it asks for each bucket's kind by gRPC first, for up to a minute where
-        # that is not allowed, and writes to some kinds without the condition that DONE needs
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    if _scheme(root) not in ("s3", "s3a"):
-        return {}
-    own = {"max_pool_connections": REQUESTS_AT_ONCE, "retries": {"mode": "standard", "total_max_attempts": 2}}
-    return {"config_kwargs": own | fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}
-
-
-def _file_info(info: Mapping[str, Any]) -> FileInfo:
-    modified = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), 0.0)
-    if isinstance(modified, str):
-        modified = datetime.fromisoformat(modified.replace("Z", "+00:00"))
-    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
-    return FileInfo(int(info.get("size") or 0), seconds, str(info.get("ETag") or info.get("etag") or "").strip('"'))
-
-
 def _is_whole(target: Path, done: Done, names: list[str]) -> bool:
     """Whether everything was fetched before; it was compared with its checksums then."""
     top = target.parent
@@ -702,32 +551,6 @@ def _is_whole(target: Path, done: Done, names: list[str]) -> bool:
         return all((top / name).stat().st_size == done.files[name]["bytes"] for name in names)
     except OSError:
         return False
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
-
-
-def _digest_once(file: Path) -> str:
-    """Of a file that has the size, time and inode it had before, what was computed then."""
-    stat = file.stat()
-    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    known = _digests.get(str(file))
-    if known is None or known[0] != stamp:
-        known = _digests[str(file)] = (stamp, _digest(file))
-    return known[1]
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: BaseException) -> str:

@@ -24,9 +24,10 @@ from ray import tune
 from ray.air.constants import TRAINING_ITERATION
 
 from sweep.errors import SweepError
+from sweep.filesystems import create_if_absent
 from sweep.schedule import OUTCOME
 from sweep.secrets import without_credentials
-from sweep.store import Store, create_if_absent
+from sweep.store import Store
 from sweep.tracking import Mlflow, Page, TensorBoard, TrackingJob, Wandb, read_page, short_id
 
 PATIENCE_SECONDS = 180.0

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from sweep.cli import main
 from sweep.engine import Outcome
+from sweep.records import Heartbeat
 from sweep.session import Session
-from sweep.store import Heartbeat
 
 
 def refused(capsys, *words: str) -> str:

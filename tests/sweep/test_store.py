@@ -10,7 +10,8 @@ import pytest
 
 from sweep.errors import StoreError
 from sweep.gc import delete, find_garbage
-from sweep.store import CorruptEntryError, Heartbeat, Store
+from sweep.records import Heartbeat
+from sweep.store import CorruptEntryError, Store
 
 
 @pytest.fixture(params=["folder", "memory"])
