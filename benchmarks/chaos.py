@@ -27,7 +27,7 @@ import polars as pl
 import psutil
 
 from sweep.session import Session
-from sweep.store import Store
+from sweep.storage.store import Store
 
 W2S = str(Path(sys.executable).with_name("w2s"))
 SPEC = """\

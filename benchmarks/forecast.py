@@ -16,11 +16,11 @@ from pathlib import Path
 
 from overhead import finish_times
 
-from sweep.engine import run_plan
-from sweep.forecast_text import measurements_of
+from sweep.execution.engine import run_plan
+from sweep.forecast.simulate import Machines, Schedule, simulate
+from sweep.forecast.text import measurements_of
+from sweep.forecast.timing import ENGINE_SECONDS, demands, measured_seconds
 from sweep.session import Session
-from sweep.simulate import Machines, Schedule, simulate
-from sweep.timing import ENGINE_SECONDS, demands, measured_seconds
 
 SPEC = """
 name: forecast

@@ -163,7 +163,7 @@ def make_inputs(folder: Path, cell: Cell) -> None:
 def measure(folder: Path, cell: Cell, device: str) -> dict[str, Any]:
     """Plan, execute one run, and compare; in this process, which did nothing before."""
     import w2s.experiment  # noqa: F401  what every worker imports is no growth of the run
-    from sweep.execute import Placement, execute
+    from sweep.execution.execute import Placement, execute
     from sweep.session import Session
 
     spec = folder / "spec.yaml"

@@ -17,11 +17,11 @@ from overhead import measure
 from planning import spec_text
 from stand_ins import plan_without_inputs
 
-from sweep.forecast import Forecaster, forecaster
+from sweep.forecast.forecaster import Forecaster, forecaster
+from sweep.forecast.prices import GPUS, Gpu
+from sweep.forecast.simulate import Machines, Schedule
 from sweep.plan import Plan
-from sweep.prices import GPUS, Gpu
 from sweep.session import Session
-from sweep.simulate import Machines, Schedule
 from sweep.spec import Sweep
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sweep import commands, fit_command, forecast_text, plan_command, tasks_command
+from sweep import commands, fit_command, plan_command, tasks_command
 from sweep.errors import SweepError
+from sweep.forecast import text as forecast_text
 from sweep.plan import KINDS
 from sweep.spec import nearest
 from w2s.errors import W2SError

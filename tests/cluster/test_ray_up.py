@@ -23,7 +23,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 from sweep.session import Session
-from sweep.store import Store
+from sweep.storage.store import Store
 from tests.cluster import hosts
 from tests.cluster.hosts import Host, Machines, until
 
@@ -235,7 +235,7 @@ def test_a_sweep_on_three_hosts_survives_the_loss_of_one_and_equals_that_of_one_
 
 
 GROWABLE = """\
-from sweep.cluster import connected, prepare_environment
+from sweep.execution.cluster import connected, prepare_environment
 prepare_environment()
 with connected("auto") as cluster:
     print("growable:", *sorted((sorted(kind.items()) for kind in cluster.growable), key=lambda kind: kind[0]))

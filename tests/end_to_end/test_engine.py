@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from sweep.deaths import KILLED
-from sweep.engine import run_plan
+from sweep.execution.deaths import KILLED
+from sweep.execution.engine import run_plan
 from sweep.session import Session
 from sweep.spec import Compute
 from sweep.state import POISONED, State, stand

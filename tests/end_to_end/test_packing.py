@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sweep.cluster import prepare_environment
-from sweep.engine import Outcome, run_plan
+from sweep.execution.cluster import prepare_environment
+from sweep.execution.engine import Outcome, run_plan
 from sweep.plan import Plan, Run
 from sweep.session import Session
 from sweep.spec import Compute

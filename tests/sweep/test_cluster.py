@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sweep import cluster
-from sweep.cluster import Cluster, NodeLook, check_reachable, check_versions, explain_refusal, pending_runs
 from sweep.errors import SweepError
+from sweep.execution import cluster
+from sweep.execution.cluster import Cluster, NodeLook, check_reachable, check_versions, explain_refusal, pending_runs
 
 
 @pytest.fixture

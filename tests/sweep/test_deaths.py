@@ -5,8 +5,8 @@ from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayA
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from sweep.deaths import KILLED, NODE_LOST, OUT_OF_HOST_MEMORY, Death, death_of, death_within, own_error
-from sweep.frontier import DEATHS_FORGIVEN, NODE_LOSSES_FORGIVEN, Frontier
+from sweep.execution.deaths import KILLED, NODE_LOST, OUT_OF_HOST_MEMORY, Death, death_of, death_within, own_error
+from sweep.execution.frontier import DEATHS_FORGIVEN, NODE_LOSSES_FORGIVEN, Frontier
 from sweep.plan import Plan, Run
 from w2s.errors import TrainingError
 

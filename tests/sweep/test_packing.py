@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.cluster import Cluster, pending_runs
 from sweep.errors import SweepError
-from sweep.frontier import Frontier
-from sweep.measured import Learned, learn, measurement_of, out_of_memory_before
+from sweep.execution.cluster import Cluster, pending_runs
+from sweep.execution.frontier import Frontier
+from sweep.execution.measured import Learned, learn, measurement_of, out_of_memory_before
+from sweep.execution.room import Room, Started
+from sweep.execution.shapes import Ask, Shapes, ask_of, bundle_of, pending_trials, units_in
 from sweep.plan import Plan, Run
 from sweep.resources import Memory, Sizes, micro_batch_that_fits
-from sweep.room import Room, Started
-from sweep.shapes import Ask, Shapes, ask_of, bundle_of, pending_trials, units_in
 from sweep.spec import Compute
-from sweep.store import Store
+from sweep.storage.store import Store
 from w2s.config import FinetuneSettings
 
 B7 = Sizes("llama", 6_700_000_000, 6_500_000_000, 4096, 32, 32, 32_000, tied=False)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.errors import SweepError
+from sweep.forecast.simulate import EIGHTHS, Demand, Machines, Schedule, simulate
 from sweep.plan import Parent, Plan, Run
-from sweep.simulate import EIGHTHS, Demand, Machines, Schedule, simulate
 
 ROUNDING = 1e-9  # sums of a few dozen floats of ordinary size
 

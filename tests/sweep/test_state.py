@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from sweep.records import Heartbeat
 from sweep.session import Session
 from sweep.state import POISONED, State, stand, stragglers
+from sweep.storage.records import Heartbeat
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from sweep.errors import StoreError, SweepError
-from sweep.forecast import ENOUGH, Forecast, Forecaster, enough, forecaster, numbers_of_nodes
+from sweep.execution.progress import duration
+from sweep.forecast.forecaster import ENOUGH, Forecast, Forecaster, enough, forecaster, numbers_of_nodes
+from sweep.forecast.prices import GPUS, PRICES_OF, Gpu, find_gpu, fits, smallest_that_holds
+from sweep.forecast.simulate import Machines, Schedule
+from sweep.forecast.timing import Assumptions, Measurement, likeness, measured_seconds, passes, with_mfu
 from sweep.plan import Plan, Run
-from sweep.prices import GPUS, PRICES_OF, Gpu, find_gpu, fits, smallest_that_holds
 from sweep.printing import console, size
-from sweep.progress import duration
 from sweep.session import Session
-from sweep.simulate import Machines, Schedule
 from sweep.spec import Compute
-from sweep.store import Store
-from sweep.timing import Assumptions, Measurement, likeness, measured_seconds, passes, with_mfu
+from sweep.storage.store import Store
 
 CPUS_PER_GPU = 12
 """As a p4d.24xlarge has; GPUs that come alone in a machine mostly have 4 to 8."""

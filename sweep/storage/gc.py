@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import StoreError
-from sweep.records import FileInfo
-from sweep.store import REFUSED, CorruptEntryError, Store
+from sweep.storage.records import FileInfo
+from sweep.storage.store import REFUSED, CorruptEntryError, Store
 
 ALIVE_SECONDS = 120.0
 """An attempt whose heartbeat is younger belongs to somebody; one without any may be younger than its first."""

@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from sweep.deaths import Death
-from sweep.frontier import Frontier
-from sweep.measured import Learned, Measurement
+from sweep.execution.deaths import Death
+from sweep.execution.frontier import Frontier
+from sweep.execution.measured import Learned, Measurement
+from sweep.execution.room import Room, Started
+from sweep.execution.shapes import ask_of
 from sweep.plan import Run
-from sweep.room import Room, Started
-from sweep.shapes import ask_of
 
 OUTCOME = "outcome"
 """Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory", "interrupted" (asked to stop,

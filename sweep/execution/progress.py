@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweep.frontier import Frontier
+from sweep.execution.frontier import Frontier
 from sweep.plan import KINDS, Run
 
 PLAIN_EVERY_SECONDS = 5.0

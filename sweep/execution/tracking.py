@@ -5,7 +5,7 @@
     tracking: {mlflow: {tracking_uri: "http://tracking:5000", experiment: ladders}, tensorboard: {folder: runs}}
 
 Nothing here is part of a run's id. Trackers are told of a run when it is done, from what its DONE names: they can
-neither show half a run nor keep one from finishing, and can be told again later. `sweep.trackers` does the telling.
+neither show half a run nor keep one from finishing, and can be told again later. `trackers` tells.
 """
 
 import io
@@ -21,12 +21,12 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SweepError, nearest
-from sweep.secrets import refuse_credentials
-from sweep.store import Store
+from sweep.storage.secrets import refuse_credentials
+from sweep.storage.store import Store
 from w2s.config import Config
 
 if TYPE_CHECKING:
-    from sweep.trackers import Trackers
+    from sweep.execution.trackers import Trackers
 
 Text = Annotated[str, Field(min_length=1)]
 EXTRA = "pip install 'w2s-sweep[track]'"
@@ -158,16 +158,16 @@ class TrackingJob:
             SweepError: One cannot be used; says which, and what to do.
         """
         self.check()
-        from sweep.cluster import prepare_environment
+        from sweep.execution.cluster import prepare_environment
 
         prepare_environment()
-        from sweep.trackers import open_trackers  # imports Ray, which reads the environment
+        from sweep.execution.trackers import open_trackers  # imports Ray, which reads the environment
 
         return open_trackers(self)
 
     def catch_up(self, address: str | None) -> None:
         """Tell of earlier runs alone, when there is nothing to run. Raises SweepError like `open`."""
-        from sweep.cluster import connected
+        from sweep.execution.cluster import connected
 
         trackers = self.open()
         if trackers.behind:

@@ -19,7 +19,7 @@ from sweep.errors import SweepError
 
 if TYPE_CHECKING:
     from sweep.plan import Run
-    from sweep.store import Store
+    from sweep.storage.store import Store
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """For Ray's shared memory on a laptop: it holds the plan and little else."""

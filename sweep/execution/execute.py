@@ -19,9 +19,9 @@ from uuid import uuid4
 import polars as pl
 
 from sweep.plan import Run
-from sweep.records import Heartbeat
-from sweep.scratch import fetch_state, forget_state, mirrored, scratch_folder
-from sweep.store import Attempt, Store
+from sweep.storage.records import Heartbeat
+from sweep.storage.scratch import fetch_state, forget_state, mirrored, scratch_folder
+from sweep.storage.store import Attempt, Store
 from w2s.config import PretrainRun
 
 BEAT_EVERY_SECONDS = 10.0

@@ -12,8 +12,8 @@ as it can. On a cluster with enough free nodes nothing is ever held back.
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from sweep.execution.shapes import Ask, units_in
 from sweep.plan import Run
-from sweep.shapes import Ask, units_in
 
 Nodes = Collection[Mapping[str, float]]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sweep.errors import StoreError
 from sweep.plan import Plan, Run
-from sweep.store import Store
+from sweep.storage.store import Store
 
 PER_GROUP = 8
 """Measurements of a kind on one rung; more would say no more."""

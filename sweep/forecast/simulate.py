@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from sweep.errors import SweepError
-from sweep.frontier import Frontier
+from sweep.execution.frontier import Frontier
 from sweep.plan import Plan, Run
 
 EIGHTHS = 8

@@ -8,15 +8,15 @@ from typing import Any
 
 from ray import tune
 
-from sweep.deaths import Death, death_within, own_error
 from sweep.errors import StorageError
-from sweep.execute import Placement, Science, execute
-from sweep.interrupt import StopRequest
+from sweep.execution.deaths import Death, death_within, own_error
+from sweep.execution.execute import Placement, Science, execute
+from sweep.execution.interrupt import StopRequest
+from sweep.execution.schedule import OUTCOME, TWICE
+from sweep.execution.shapes import worker_bundle
+from sweep.execution.temporary import remove_leftovers, scratch
 from sweep.plan import Run
-from sweep.schedule import OUTCOME, TWICE
-from sweep.shapes import worker_bundle
-from sweep.store import Store
-from sweep.temporary import remove_leftovers, scratch
+from sweep.storage.store import Store
 from w2s.errors import InterruptedRunError, OutOfMemoryError
 
 
@@ -96,7 +96,7 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
 
     class _Trainer(TorchTrainer):
         """Without Train's detached actor that removes placement groups: it waits for ever where there is no dashboard,
-        and `sweep.groups` does its work."""
+        and `sweep.execution.groups` does its work."""
 
         def _create_default_callbacks(self) -> list:
             callbacks = super()._create_default_callbacks()

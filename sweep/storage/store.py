@@ -3,7 +3,7 @@
     runs/<run_id>/attempts/<uuid>/...     written freely by whoever runs the run
     runs/<run_id>/DONE                    created only if absent; names one attempt and the sha256 of its files
     runs/<run_id>/alive/<uuid>.json       who is at it, and how far
-    runs/<run_id>/scratch/state.pt        where a long run would go on; see `sweep.scratch`
+    runs/<run_id>/scratch/state.pt        where a long run would go on; see `sweep.storage.scratch`
 
 A reader opens DONE first and trusts nothing that it does not name, so half a run is never seen. Two drivers on one
 store may do equal work twice; the second DONE is refused and its attempt stays behind for `w2s gc`.
@@ -31,7 +31,7 @@ import fsspec
 import fsspec.config
 
 from sweep.errors import StorageError, StoreError
-from sweep.filesystems import (
+from sweep.storage.filesystems import (
     REQUESTS_AT_ONCE,
     create_if_absent,
     digest,
@@ -43,9 +43,9 @@ from sweep.filesystems import (
     plainly_full,
     scheme,
 )
-from sweep.records import Done, Failure, FileInfo, Heartbeat
-from sweep.retrying import RetryingFileSystem
-from sweep.secrets import STORAGE_CURE, refuse_credentials
+from sweep.storage.records import Done, Failure, FileInfo, Heartbeat
+from sweep.storage.retrying import RetryingFileSystem
+from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
 from w2s.errors import InterruptedRunError, W2SError
 
 VERIFIED_WHOLE = 64 << 20

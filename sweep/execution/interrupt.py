@@ -75,7 +75,7 @@ def quit_at_once() -> None:
     """
     import psutil
 
-    from sweep.temporary import remove_own
+    from sweep.execution.temporary import remove_own
 
     with contextlib.suppress(psutil.Error):
         # Parents first, so that nothing new is started by a raylet whose workers vanish.

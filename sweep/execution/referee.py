@@ -9,7 +9,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from sweep.deaths import Death, death_of
+from sweep.execution.deaths import Death, death_of
 
 
 class Referee(FIFOScheduler):

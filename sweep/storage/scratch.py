@@ -18,8 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from sweep.errors import SweepError
-from sweep.filesystems import one_at_a_time
-from sweep.store import Store
+from sweep.storage.filesystems import one_at_a_time
+from sweep.storage.store import Store
 
 STATE_FILE = "state.pt"
 """What `w2s.resume` writes; named here again because it brings torch."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
+from sweep.execution.shapes import TABLES_ONLY, Shapes
+from sweep.forecast.prices import USABLE, Gpu, fits
+from sweep.forecast.simulate import EIGHTHS, Demand
 from sweep.plan import Plan, Run
-from sweep.prices import USABLE, Gpu, fits
 from sweep.resources import STEP_WORK
-from sweep.shapes import TABLES_ONLY, Shapes
-from sweep.simulate import EIGHTHS, Demand
 from sweep.spec import Compute
 
 Range = tuple[float, float]

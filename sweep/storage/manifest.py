@@ -6,7 +6,7 @@ import polars as pl
 
 from sweep.plan import Plan
 from sweep.spec import Sweep
-from sweep.store import Store
+from sweep.storage.store import Store
 
 COLUMNS = {
     "task": pl.String,

@@ -13,10 +13,10 @@ from uuid import uuid4
 import fsspec.config
 
 from sweep.errors import StorageError, SweepError
-from sweep.records import FileInfo
+from sweep.storage.records import FileInfo
 
 if TYPE_CHECKING:
-    from sweep.store import Store
+    from sweep.storage.store import Store
 
 try:
     import fcntl
@@ -100,7 +100,7 @@ def scheme(root: str) -> str:
 
 
 def options(root: str) -> dict[str, Any]:
-    """Of S3: as many connections as requests, and fewer tries of its own, since `sweep.retrying` has the patience."""
+    """Of S3: as many connections as requests, and fewer tries of its own, since `retrying` has the patience."""
     if scheme(root) in ("gs", "gcs"):
         # read when gcsfs is imported: otherwise it asks for each bucket's kind by gRPC first, for up to a minute where
         # that is not allowed, and writes to some kinds without the condition that DONE needs

@@ -8,26 +8,26 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import Cluster, check_places, connected, prepare_environment
-from sweep.execute import Science
-from sweep.frontier import Frontier
-from sweep.groups import GroupWatch
-from sweep.interrupt import Interrupts
-from sweep.measured import learn, out_of_memory_before, read_measurement
+from sweep.execution.cluster import Cluster, check_places, connected, prepare_environment
+from sweep.execution.execute import Science
+from sweep.execution.frontier import Frontier
+from sweep.execution.groups import GroupWatch
+from sweep.execution.interrupt import Interrupts
+from sweep.execution.measured import learn, out_of_memory_before, read_measurement
+from sweep.execution.progress import Progress, make_progress
+from sweep.execution.room import Room, Started, live_nodes
+from sweep.execution.shapes import Shapes, bundle_of, pending_trials
+from sweep.execution.temporary import remove_leftovers, scratch
 from sweep.plan import Plan, Run
-from sweep.progress import Progress, make_progress
-from sweep.room import Room, Started, live_nodes
-from sweep.shapes import Shapes, bundle_of, pending_trials
 from sweep.spec import Compute
 from sweep.state import POISONED
-from sweep.store import Store
-from sweep.temporary import remove_leftovers, scratch
+from sweep.storage.store import Store
 
 if TYPE_CHECKING:
-    from sweep.schedule import Feed, Learning
-    from sweep.trackers import Trackers
-    from sweep.tracking import TrackingJob
-    from sweep.worker import Job
+    from sweep.execution.schedule import Feed, Learning
+    from sweep.execution.trackers import Trackers
+    from sweep.execution.tracking import TrackingJob
+    from sweep.execution.worker import Job
 
 
 RECORDED = {"died": "WorkerDied", "node_lost": "NodeLost"}
@@ -86,7 +86,7 @@ def run_plan(
         SweepError: Ray cannot be reached, or no node is large enough for a run.
     """
     prepare_environment()
-    from sweep.worker import Job  # imports Ray, which reads the environment
+    from sweep.execution.worker import Job  # imports Ray, which reads the environment
 
     frontier = Frontier(plan, frozenset(todo), retries=compute.retries)
     if feed is not None:
@@ -119,7 +119,7 @@ def _packing(
     frontier: Frontier, store: Store, compute: Compute, cpu_threads: int, cluster: Cluster
 ) -> "tuple[Shapes, Learning]":
     """What earlier executions tell of memory and time, and the shapes that follow."""
-    from sweep.schedule import Learning
+    from sweep.execution.schedule import Learning
 
     plan = frontier.plan
     learned = learn(plan, plan.runs.keys() - frontier.todo, store)
@@ -140,9 +140,9 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would abandon what runs
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a dead worker, the progress display tells
-    from sweep.referee import Referee, StopWhenAsked
-    from sweep.schedule import PlanSearcher
-    from sweep.worker import RunTrainable
+    from sweep.execution.referee import Referee, StopWhenAsked
+    from sweep.execution.schedule import PlanSearcher
+    from sweep.execution.worker import RunTrainable
 
     job, shapes, progress, frontier = execution.job, execution.shapes, execution.progress, execution.frontier
     interrupts, trackers = execution.interrupts, execution.trackers

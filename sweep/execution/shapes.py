@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import Cluster, pending_runs
 from sweep.errors import SweepError
-from sweep.frontier import Frontier
+from sweep.execution.cluster import Cluster, pending_runs
+from sweep.execution.frontier import Frontier
 from sweep.plan import Plan, Run
 from sweep.resources import SHARES, gpu_share
 from sweep.spec import Compute
 
 if TYPE_CHECKING:
-    from sweep.measured import Learned
+    from sweep.execution.measured import Learned
 
 Shape = dict[str, float]
 

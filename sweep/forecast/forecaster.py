@@ -1,16 +1,16 @@
 """What a plan would take on a cluster: wall time and device-hours, and what bounds them.
 
-Pure; `sweep.forecast_text` prints it for `w2s plan --nodes`.
+Pure; `sweep.forecast.text` prints it for `w2s plan --nodes`.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from sweep.forecast.prices import Gpu
+from sweep.forecast.simulate import Demand, Machines, Schedule, simulate
+from sweep.forecast.timing import FAST, SLOW, Assumptions, demands, plan_seconds
 from sweep.plan import Plan, Run
-from sweep.prices import Gpu
-from sweep.simulate import Demand, Machines, Schedule, simulate
 from sweep.spec import Compute
-from sweep.timing import FAST, SLOW, Assumptions, demands, plan_seconds
 
 ENOUGH = 0.8
 """More nodes are worth it if they take less than this share of the time."""
