@@ -20,7 +20,7 @@ PositiveInt = Annotated[int, BeforeValidator(_refuse_bool), Field(gt=0)]
 PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
 Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
-Form = Literal["classify", "compare"]  # "generate" joins them with its own issue
+Form = Literal["classify", "compare", "generate"]
 
 
 class Config(BaseModel):
@@ -132,7 +132,43 @@ class TextCorpus(Config):
     vocab_size: Annotated[int, Field(ge=260)] = 2048
 
 
-Corpus = Annotated[FactsCorpus | TextCorpus, Field(discriminator="kind")]
+class SelfPlay(Config):
+    """Chess puzzles from games of a seeded random player against itself, proven by search (w2s/chess/selfplay.py)."""
+
+    puzzles: PositiveInt = 5000
+    seed: int = 0
+    mate_in: Literal[1, 2] = 1
+    """Moves of the side that mates."""
+    max_plies: Annotated[int, Field(ge=4, le=300)] = 30
+    """Half-moves of a game; longer ones are given up. Short games are short prompts."""
+
+
+Shown = Literal["moves", "fen"]
+"""How a chess position is put to a model: by the game that led to it, or by its FEN."""
+
+
+class ChessCorpus(TextCorpus):
+    """Chess games, each up to a mate: of the random player, of other seeds than any task's, and from files.
+
+    Its tokenizer has one token for each square, piece and move number.
+    """
+
+    kind: Literal["chess"] = "chess"  # pyright: ignore[reportIncompatibleVariableOverride]
+    files: tuple[str, ...] = ()
+    """Games beside those of self-play: PGN (.pgn, .pgn.gz, .pgn.txt.gz), or tables with a column `moves_uci`."""
+    self_play: SelfPlay | None = SelfPlay(puzzles=20_000)
+    """None: only the files."""
+    show: Shown = "moves"
+    """`fen`: a document is the last position's FEN and the move that mates; of files, any position and its move."""
+
+    @model_validator(mode="after")
+    def _has_games(self) -> "ChessCorpus":
+        if not self.files and self.self_play is None:
+            raise ValueError("self_play is null and there are no files: a corpus needs games")
+        return self
+
+
+Corpus = Annotated[FactsCorpus | TextCorpus | ChessCorpus, Field(discriminator="kind")]
 
 
 class PretrainSettings(Config):
@@ -307,7 +343,52 @@ class HubTask(RowFormat):
     test: str | None = None
 
 
-TaskSpec = Annotated[FactsTask | FilesTask | HubTask, Field(discriminator="source")]
+class ChessTask(TaskBase):
+    """Chess puzzles: find the move (form `generate`). From self-play, or from lichess: files, or a hub data set.
+
+    Of files and hub, three layouts are known by their columns: lichess puzzles with GameUrl (the CSV of
+    database.lichess.org and early hub files) or GameId (later hub files), and id, ctx, target (EleutherAI's).
+    """
+
+    source: Literal["chess"]
+    form: Form = "generate"
+    files: tuple[str, ...] = ()
+    """Local files (CSV, TSV, JSONL, Parquet, plain or gzipped)."""
+    id: str | None = None
+    """Hub data set, or a folder with a copy: Lichess/chess-puzzles, EleutherAI/lichess-puzzles."""
+    revision: str | None = None
+    self_play: SelfPlay | None = None
+    """Where neither files nor an id is given; null means its defaults."""
+    show: Shown = "moves"
+    """`moves` needs the game: lichess puzzles without one are left out, see `games`."""
+    games: tuple[str, ...] = ()
+    """Files with columns `game_id` and `moves_uci`: the games that lichess puzzles are from."""
+    illegal: Literal["refuse", "skip"] = "refuse"
+    """What to do about rows against the rules of chess: stop, naming row and reason, or leave them out and count."""
+    ratings: tuple[int, int] | None = None
+    """Lowest and highest rating of lichess puzzles, both included."""
+    themes: tuple[str, ...] = ()
+    """Only puzzles with one of these themes, for instance [mateIn1]."""
+    limit: PositiveInt | None = None
+    """At most as many puzzles, chosen by a hash of their ids."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ChessTask":
+        given = [name for name in ("files", "id", "self_play") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; puzzles come from one source: keep one of them")
+        if self.form != "generate":
+            raise ValueError(f"form is {self.form}, but a chess puzzle asks for a move: form is generate")
+        if not (self.files or self.id):
+            wrong = [name for name in ("games", "ratings", "themes", "limit", "revision") if getattr(self, name)]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)}: only for puzzles from files or an id, not for self-play")
+        if self.ratings is not None and self.ratings[0] > self.ratings[1]:
+            raise ValueError(f"ratings are {list(self.ratings)}; the lowest comes first")
+        return self
+
+
+TaskSpec = Annotated[FactsTask | FilesTask | HubTask | ChessTask, Field(discriminator="source")]
 
 
 class MethodSpec(Config):
@@ -321,7 +402,7 @@ class TokenizerRun(Config):
     """Train a byte-level BPE tokenizer on a text corpus."""
 
     kind: Literal["tokenizer"] = "tokenizer"
-    corpus: TextCorpus
+    corpus: Annotated[TextCorpus | ChessCorpus, Field(discriminator="kind")]
 
 
 class PretrainRun(Config):

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from w2s.config import FactsTask, FilesTask, Form, TaskSpec
+from w2s.config import ChessTask, FactsTask, FilesTask, Form, TaskSpec
 from w2s.fingerprints import HashFile, digest, hash_file
 from w2s.tasks.base import TaskData, TaskSummary, summarise
 from w2s.tasks.facts import load_facts
@@ -73,6 +73,10 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     match spec:
         case FactsTask():
             pass
+        case ChessTask():
+            from w2s.chess.source import chess_identity
+
+            content["spec"] |= chess_identity(spec, hash_file)
         case FilesTask():
             content["spec"] |= files_identity(spec, hash_file)
         case _:
