@@ -93,14 +93,13 @@ def _pgn_games(file: Path) -> Iterator[Any]:
     require_chess()
     import chess.pgn
 
-    raw = gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
-    with io.TextIOWrapper(raw, encoding="utf-8", errors="replace") as text:  # pyright: ignore[reportArgumentType]
-        for number in range(1, 2**62):
-            game = chess.pgn.read_game(text)
-            if game is None:
-                return
-            if game.errors:
-                raise DataError(f"{file}, game {number}: {game.errors[0]}")
-            board = game.end().board()
-            if board.root() == chess.Board():  # games from set-up positions have no movetext of their own
-                yield board
+    whole = gzip.decompress(file.read_bytes()) if file.suffix.lower() == ".gz" else file.read_bytes()
+    text = io.StringIO(whole.decode("utf-8", errors="replace"))
+    number = 0
+    while (game := chess.pgn.read_game(text)) is not None:
+        number += 1
+        if game.errors:
+            raise DataError(f"{file}, game {number}: {game.errors[0]}")
+        board = game.end().board()
+        if board.root() == chess.Board():  # games from set-up positions have no movetext of their own
+            yield board

@@ -1,4 +1,4 @@
-"""Chess text as in Burns et al. 2023: games with every half-move numbered, positions, moves; and what a prompt stands for.
+"""Chess text as in Burns et al. 2023: games with every half-move numbered, positions, moves; and what prompts say.
 
 python-chess is an optional extra under another licence (GPL-3), so it is imported when a function needs it.
 """

@@ -116,7 +116,8 @@ def play(rng: np.random.Generator, *, mate_in: int, max_plies: int) -> "tuple[ch
         # A mate in one here may have been a forced one: then there was a mate in two a move before.
         if mate_in == 2 and mates and len(board.move_stack) >= 2:
             before = board.copy()
-            before.pop(), before.pop()
+            before.pop()
+            before.pop()
             keys = keys_of_mate_in_two(before)
             if len(keys) == 1:
                 return before, keys[0]
