@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import polars as pl
 import psutil
 
 from sweep.session import Session
-from sweep.store import Store
+from sweep.storage.store import Store
 
 W2S = str(Path(sys.executable).with_name("w2s"))
 SPEC = """\
@@ -98,7 +99,7 @@ class Chaos:
         with (self.storage.parent / "driver.log").open("ab") as log:
             command = [W2S, "run", str(self.spec), "--storage", str(self.storage), "--no-report"]
             return subprocess.Popen(
-                [*command, "--address", self.cluster.address], stdout=log, stderr=log, cwd=self.spec.parent
+                [*command, "--address", str(self.cluster.address)], stdout=log, stderr=log, cwd=self.spec.parent
             )
 
     def finished(self) -> int:
@@ -168,6 +169,7 @@ class Chaos:
             self.driver.kill()
             self.driver.wait()
         self.cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def main() -> int:

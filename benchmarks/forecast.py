@@ -16,11 +16,11 @@ from pathlib import Path
 
 from overhead import finish_times
 
-from sweep.engine import run_plan
-from sweep.forecast_text import measurements_of
+from sweep.execution.engine import run_plan
+from sweep.forecast.simulate import Machines, Schedule, simulate
+from sweep.forecast.text import measurements_of
+from sweep.forecast.timing import ENGINE_SECONDS, demands, measured_seconds
 from sweep.session import Session
-from sweep.simulate import Machines, Schedule, simulate
-from sweep.timing import demands, measured_seconds
 
 SPEC = """
 name: forecast
@@ -50,25 +50,24 @@ def main() -> None:
     cpus = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         first = session(folder, "first", [0])
-        begun, wall = execute(first)
+        _, wall = execute(first)
         known = measurements_of(first.plan, first.store)
         measured = measured_seconds(first.plan, known, None)
         modelled = forecast(first, measured, cpus, 0.0)
         start = max(0.0, wall - modelled.makespan)
-        ends = finish_times(first.store)
         print(f"first sweep: {len(first.plan.runs)} runs on {cpus} CPUs in {wall:.1f} s")
         print(f"  simulated from its own measurements: {modelled.makespan:.1f} s; the rest, the start, {start:.1f} s")
-        print(f"  first run finished after {ends[0] - begun:.1f} s")
         second = session(folder, "second", list(range(1, seeds + 1)))
         rates = alike(first, measured)
         seconds = {i: rates[key(run)] * run.work for i, run in second.plan.runs.items()}
         predicted = start + forecast(second, seconds, cpus, 0.0).makespan
-        _, actual = execute(second)
-        own = measured_seconds(second.plan, measurements_of(second.plan, second.store), None)
-        replayed = start + forecast(second, own, cpus, 0.0).makespan
+        second_begun, actual = execute(second)
+        begins = first_begin(second) - second_begun
+        own = {i: second.store.read_json(i, "metrics.json")["seconds"] + ENGINE_SECONDS for i in second.plan.runs}
+        replayed = begins + forecast(second, own, cpus, 0.0).makespan
         print(f"second sweep: {len(second.plan.runs)} runs: predicted {predicted:.1f} s, took {actual:.1f} s")
-        print(f"  predicted / actual {predicted / actual:.2f}")
-        print(f"  simulated from its own measurements: {replayed:.1f} s, {replayed / actual:.2f}")
+        print(f"  predicted / actual {predicted / actual:.2f}; its first run began after {begins:.1f} s")
+        print(f"  simulated from what each of its runs took: {replayed:.1f} s, {replayed / actual:.2f}")
 
 
 def session(folder: str, name: str, seeds: list[int]) -> Session:
@@ -83,6 +82,13 @@ def execute(session: Session) -> tuple[float, float]:
     outcome = run_plan(session.plan, set(session.plan.runs), session.store, session.spec.compute)
     assert len(outcome.done) == len(session.plan.runs), outcome
     return begun, max(finish_times(session.store)) - begun
+
+
+def first_begin(session: Session) -> float:
+    """When the first run began: its end, less what it took."""
+    path, store = session.store.path, session.store
+    ends = {i: Path(path("runs", i, "DONE")).stat().st_mtime for i in session.plan.runs}
+    return min(end - store.read_json(i, "metrics.json")["seconds"] for i, end in ends.items())
 
 
 def forecast(session: Session, seconds: Mapping[str, float], cpus: int, start: float) -> Schedule:

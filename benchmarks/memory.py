@@ -1,4 +1,4 @@
-"""Estimated against measured memory: random checkpoints of 59 to 73 million parameters, finetuned for real.
+"""Estimated against measured memory: random checkpoints of 59 to 104 million parameters, finetuned for real.
 
     python benchmarks/memory.py                 all cells, on the GPU if there is one: docs/memory.md
     python benchmarks/memory.py --only llama    cells whose name has this in it
@@ -163,7 +163,7 @@ def make_inputs(folder: Path, cell: Cell) -> None:
 def measure(folder: Path, cell: Cell, device: str) -> dict[str, Any]:
     """Plan, execute one run, and compare; in this process, which did nothing before."""
     import w2s.experiment  # noqa: F401  what every worker imports is no growth of the run
-    from sweep.execute import Placement, execute
+    from sweep.execution.execute import Placement, execute
     from sweep.session import Session
 
     spec = folder / "spec.yaml"

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import polars as pl
 
-from sweep.engine import run_plan
+from sweep.execution.engine import run_plan
 from sweep.plan import Plan
 from sweep.session import Session
 from sweep.spec import Compute
-from sweep.store import Store
+from sweep.storage.store import Store
 
 SPEC = """
 name: overhead

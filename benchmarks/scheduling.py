@@ -1,6 +1,6 @@
 """The order of execution in simulation, against what no schedule can beat; what simulating and the engine cost.
 
-    python benchmarks/scheduling.py [--no-engine]
+    python benchmarks/scheduling.py [--pending 1] [--no-engine]
 
 Plans of all examples, with public sizes in place of data and models that would have to be downloaded, on 8, 64 and 512
 GPUs (a100-80, 8 in a node) and, where the ladder is tiny, on as many CPU cores. Of both ends of what is assumed of
@@ -17,11 +17,11 @@ from overhead import measure
 from planning import spec_text
 from stand_ins import plan_without_inputs
 
-from sweep.forecast import Forecaster, forecaster
+from sweep.forecast.forecaster import Forecaster, forecaster
+from sweep.forecast.prices import GPUS, Gpu
+from sweep.forecast.simulate import Machines, Schedule
 from sweep.plan import Plan
-from sweep.prices import GPUS, Gpu
 from sweep.session import Session
-from sweep.simulate import Machines, Schedule
 from sweep.spec import Sweep
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -35,6 +35,7 @@ LARGER = ("pythia-6.9b", "pythia-12b")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-engine", action="store_true", help="leave out what needs Ray")
+    parser.add_argument("--pending", type=int, default=1, help="runs that may wait for room at once")
     args = parser.parse_args()
     plans = {file.stem: plan_without_inputs(file) for file in examples()}
     plans["pythia to 12b"] = larger_pythia()
@@ -45,7 +46,7 @@ def main() -> None:
         print("|---|---|" + "---|" * len(DEVICES))
         for name, (spec, plan) in plans.items():
             if gpu is not None or is_tiny(plan):
-                cells = [cell(worst(spec, plan, gpu, count)) for count in DEVICES]
+                cells = [cell(worst(spec, plan, gpu, count, args.pending)) for count in DEVICES]
                 print(f"| {name} | {len(plan.runs)} | {' | '.join(cells)} |")
         print()
     print(large())
@@ -77,9 +78,9 @@ def asked(spec: Sweep, plan: Plan, gpu: Gpu | None) -> Forecaster:
     return forecaster(plan, plan.runs, spec.compute, gpu=gpu, node=node)
 
 
-def worst(spec: Sweep, plan: Plan, gpu: Gpu | None, devices: int) -> Schedule:
+def worst(spec: Sweep, plan: Plan, gpu: Gpu | None, devices: int, pending: int) -> Schedule:
     """The schedule that is further from its bound, of both ends of what is assumed."""
-    forecast = asked(spec, plan, gpu).on(devices // 8)
+    forecast = replace(asked(spec, plan, gpu), pending=pending).on(devices // 8)
     return max(forecast.fast, forecast.slow, key=lambda schedule: schedule.makespan / schedule.bounds.classic)
 
 
@@ -112,7 +113,7 @@ def packed(plan: Plan) -> Plan:
     """The same with memory from 2 to 70 GB by rung, so that runs of all shares, from an eighth to a whole GPU, mix."""
     rungs = sorted({run.rung for run in plan.runs.values()})
     gigabytes = dict(zip(rungs, (2, 4, 6, 8, 12, 16, 24, 30, 50, 70), strict=True))
-    runs = {i: replace(run, memory=gigabytes[run.rung] * 1e9) for i, run in plan.runs.items()}
+    runs = {i: replace(run, memory=gigabytes[run.rung] * 1e9, needs=None) for i, run in plan.runs.items()}
     return Plan(runs=runs, pairs=plan.pairs, requested=plan.requested)
 
 

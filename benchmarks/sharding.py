@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.distributed.tensor import DTensor
 
 from w2s import models
 from w2s.config import FinetuneSettings, ModelSource
@@ -114,9 +115,9 @@ def work(queue: Any, folder: str, shard: Shard, port: int) -> None:
 
 def bytes_held(scorer: torch.nn.Module) -> int:
     """Parameters and gradients as they are, and moments as large as the parameters."""
-    parts = [p.to_local() if hasattr(p, "to_local") else p for p in scorer.parameters()]  # pyright: ignore
+    parts = [p.to_local() if isinstance(p, DTensor) else p for p in scorer.parameters()]
     gradients = [
-        g.to_local() if hasattr(g, "to_local") else g for g in (p.grad for p in scorer.parameters()) if g is not None
+        g.to_local() if isinstance(g, DTensor) else g for g in (p.grad for p in scorer.parameters()) if g is not None
     ]
     return sum(3 * p.numel() * 4 for p in parts) + sum(g.numel() * 4 for g in gradients)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from sweep.inputs import Inputs, ModelInfo, TaskInfo
 from sweep.plan import Plan
 from sweep.planner import build_plan
+from sweep.resources import Sizes
 from sweep.spec import CheckpointRung, ScratchRung, Sweep, load_spec
 from w2s.checkpoints import llama_shape_sizes
 from w2s.config import FactsTask, ModelSource, PromptFormat, SplitSpec, TaskSpec, TextCorpus
@@ -99,6 +100,15 @@ def _model(rung: ScratchRung | CheckpointRung, vocabulary: int) -> ModelInfo:
             causal=True,
             source=None,
             fingerprint=None,
+            sizes=Sizes(
+                family="llama",
+                n_params=sizes.n_params,
+                n_matmul=sizes.n_matmul,
+                hidden_size=rung.hidden_size,
+                layers=rung.layers,
+                heads=rung.heads,
+                vocab_size=vocabulary,
+            ),
         )
     known = rung.model if rung.model in MODELS else rung.name
     n_params, layers, width, words, tokens = MODELS[known]
@@ -114,4 +124,14 @@ def _model(rung: ScratchRung | CheckpointRung, vocabulary: int) -> ModelInfo:
         causal=True,
         source=ModelSource(path=rung.model),
         fingerprint=f"stand-in {rung.model}",
+        sizes=Sizes(
+            family="gpt_neox" if "pythia" in known else "gpt2",
+            n_params=n_params,
+            n_matmul=matmul,
+            hidden_size=width,
+            layers=layers,
+            heads=width // 64,
+            vocab_size=words,
+            tied="pythia" not in known,
+        ),
     )

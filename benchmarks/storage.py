@@ -27,8 +27,8 @@ def main() -> None:
     with s3_server() as endpoint:
         make_bucket(endpoint, "results")
         os.environ.update(variables(endpoint))
-        from sweep.gc import find_garbage
-        from sweep.store import Store
+        from sweep.storage.gc import find_garbage
+        from sweep.storage.store import Store
 
         store, content = Store("s3://results/sweep"), b"x" * 2000
         entry = {"bytes": len(content), "sha256": sha256(content).hexdigest()}

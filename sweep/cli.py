@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sweep import commands, fit_command, forecast_text, plan_command
+from sweep import commands, fit_command, plan_command, tasks_command
 from sweep.errors import SweepError
+from sweep.forecast import text as forecast_text
 from sweep.plan import KINDS
 from sweep.spec import nearest
 from w2s.errors import W2SError
@@ -111,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     gc.add_argument("--cache", action="store_true", help="also the caches")
     gc.add_argument("--delete", action="store_true", help="delete what is listed")
 
-    add("tasks", "list where tasks come from")
+    tasks_command.add_commands(add)
     methods = add("methods", "list the methods: how a student learns from weak labels")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these, with their parameters")
     models = add("models", "list model families whose pretraining compute is known, or inspect checkpoints")

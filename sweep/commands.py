@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.table import Table
 
 from sweep.errors import SpecError, StoreError, SweepError
-from sweep.gc import delete, find_garbage
-from sweep.manifest import write_manifest
 from sweep.plan_command import counts_table, name_damaged, warn_unwritable
 from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
 from sweep.state import STALE_SECONDS, State, stand, stragglers
-from sweep.store import CorruptEntryError, Store
+from sweep.storage.gc import delete, find_garbage
+from sweep.storage.manifest import write_manifest
+from sweep.storage.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
 
@@ -104,7 +104,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     interrupted, waiting = False, 0
     tracking = session.tracking(done)
     if todo:
-        from sweep.engine import run_plan
+        from sweep.execution.engine import run_plan
 
         threads = session.spec.ladder.pretrain.cpu_threads
         outcome = run_plan(
@@ -115,6 +115,8 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
         interrupted = outcome.interrupted
         waiting = len(todo - outcome.done - outcome.blocked - outcome.failed.keys())
         print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
+        if outcome.twice:
+            print(f"{_count(len(outcome.twice), 'run')} were also finished by another driver, whose results count")
         done |= outcome.done
     else:
         print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")
@@ -342,16 +344,6 @@ def gc(args: argparse.Namespace) -> int:
 
 
 # -- lists -----------------------------------------------------------------------------------------------------
-
-
-def tasks(args: argparse.Namespace) -> int:
-    from w2s.tasks import SOURCES
-
-    table = _list_table("source", "forms", "what it is")
-    for source in SOURCES.values():
-        table.add_row(source.name, ", ".join(source.forms), source.summary)
-    console.print(table)
-    return 0
 
 
 def methods(args: argparse.Namespace) -> int:

@@ -15,12 +15,12 @@ from sweep.spec import CheckpointRung, ScratchRung, Sweep, key_of
 from sweep.yamlfile import Location
 from w2s.caches import appearing_whole
 from w2s.checkpoints import ModelSizes, inspect_checkpoint, llama_shape_sizes
-from w2s.config import Corpus, HubTask, ModelSource, TaskSpec, TextCorpus
+from w2s.config import Corpus, ModelSource, TaskSpec, TextCorpus
 from w2s.corpora import FACTS_VOCABULARY, check_corpus, corpus_fingerprint, corpus_tokens
 from w2s.errors import W2SError
 from w2s.fingerprints import hash_file
 from w2s.known_models import pretraining_tokens
-from w2s.tasks import TaskSummary, load_task, summarise, task_fingerprint
+from w2s.tasks import TaskSummary, load_task, resolve_task, summarise, task_fingerprint
 
 T = TypeVar("T")
 
@@ -133,8 +133,7 @@ def _corpus(corpus: Corpus, hashes: HashCache) -> str:
 
 
 def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLock) -> TaskInfo:
-    if isinstance(task, HubTask):
-        task = task.model_copy(update={"revision": lock.dataset(task.id, task.revision)})
+    task = resolve_task(task, lock.dataset)
     fingerprint = task_fingerprint(task, hash_file=hashes)
     remembered = cache / "tasks" / f"{fingerprint}.json"
     try:

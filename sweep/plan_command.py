@@ -1,6 +1,6 @@
 """`w2s plan`: what a sweep would run, why, and what the rest of it costs.
 
-What it would take on a cluster, `sweep.forecast_text` says.
+What it would take on a cluster, `sweep.forecast.text` says.
 """
 
 import argparse
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from sweep.forecast_text import print_forecast, question_of
+from sweep.execution.progress import duration
+from sweep.forecast.text import print_forecast, question_of
 from sweep.plan import KINDS, Plan
 from sweep.printing import console, size
-from sweep.progress import duration
 from sweep.session import Session
 from sweep.state import Standing, State, stand
-from sweep.store import Store
+from sweep.storage.store import Store
 from w2s.tasks.base import left_out
 
 WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)

@@ -6,8 +6,8 @@ There are two estimates of memory, on purpose.
 of a run's id (decision 9). It must not change, or finished runs would lose their names; it knows neither architecture
 nor device, and is a guess within a factor of two.
 
-`Memory` is the estimate that runs are placed by. It may become better at any time, and `sweep.measured` corrects it by
-what finished runs took; neither has a say in what a run is.
+`Memory` is the estimate that runs are placed by. It may become better at any time, and
+`execution.measured` corrects it by what finished runs took; neither has a say in what a run is.
 """
 
 from collections.abc import Mapping

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 from sweep.errors import SpecError
+from sweep.execution.tracking import TrackingJob, tracking_job
 from sweep.inputs import Inputs, gather
 from sweep.lockfile import RevisionLock
-from sweep.manifest import sweep_id
 from sweep.plan import KINDS, Plan
 from sweep.planner import build_plan
 from sweep.spec import Sweep, load_spec, located, nearest
-from sweep.store import Store
-from sweep.tracking import TrackingJob, tracking_job
+from sweep.storage.manifest import sweep_id
+from sweep.storage.store import Store
 
 
 @dataclass(frozen=True)

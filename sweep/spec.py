@@ -1,5 +1,6 @@
 """The sweep file: YAML in, a validated `Sweep` out. Everything that can be refused without work is refused here."""
 
+import difflib
 import itertools
 import types
 import typing
@@ -10,11 +11,12 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
-from sweep.secrets import STORAGE_CURE, refuse_credentials
-from sweep.tracking import Tracking
+from sweep.execution.tracking import Tracking
+from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
+    CatalogueTask,
     ChessTask,
     Config,
     FactsCorpus,
@@ -26,6 +28,7 @@ from w2s.config import (
     PositiveFloat,
     PositiveInt,
     PretrainSettings,
+    PythonTask,
     RungShape,
     SplitSpec,
     TaskSpec,
@@ -166,6 +169,13 @@ class Sweep(Config):
         if storage is not None:
             refuse_credentials(storage, STORAGE_CURE)
         return storage
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_are_tasks(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, list | tuple):
+            return tasks
+        return [expand_task(task, index) for index, task in enumerate(tasks)]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -323,6 +333,32 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
+def expand_task(task: Any, index: int = 0) -> Any:
+    """A bare name, or a mapping with `dataset`, is a task of the catalogue; a bare name may also be an entry point.
+
+    Raises:
+        ErrorAt: A name of neither.
+    """
+    if isinstance(task, Mapping):
+        return {"source": "catalogue", **task} if "dataset" in task and "source" not in task else task
+    if not isinstance(task, str):
+        return task
+    from w2s.tasks.catalogue import datasets, find_dataset
+    from w2s.tasks.python import entry_points
+
+    if task == "facts":
+        return {"source": "facts", "name": task}
+    if find_dataset(task) is not None:
+        return {"source": "catalogue", "dataset": task}
+    own = entry_points()
+    if task in own:
+        return {"source": "python", "name": task, "object": task}
+    names = ["facts", *datasets(), *own]
+    close = difflib.get_close_matches(task, names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise ErrorAt(f"there is no task '{task}'{hint} (w2s tasks lists them)", index)
+
+
 _OF_ENTRIES = ("finetune", "own_ceiling", "label", "oracle")
 """Keys of a method of the grid that are not the method's own parameters."""
 
@@ -392,6 +428,10 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
         elif isinstance(task, ChessTask):
             local = None if task.id is None else _local_or_id(task.id, folder)
             task = task.model_copy(update={"files": absolute(task.files), "games": absolute(task.games), "id": local})
+        elif isinstance(task, CatalogueTask) and task.mirror is not None:
+            task = task.model_copy(update={"mirror": absolute((task.mirror,))[0]})
+        elif isinstance(task, PythonTask):
+            task = task.model_copy(update={"object": _local_object(task.object, folder), "files": absolute(task.files)})
         tasks.append(task)
     rungs = tuple(
         rung.model_copy(update={"model": _local_or_id(rung.model, folder)})
@@ -405,6 +445,15 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
         pretrain = pretrain.model_copy(update={"corpus": corpus})
     ladder = spec.ladder.model_copy(update={"rungs": rungs, "pretrain": pretrain})
     return spec.model_copy(update={"tasks": tuple(tasks), "ladder": ladder})
+
+
+def _local_object(name: str, folder: Path) -> str:
+    """`file.py:name` and, where `module.py` lies beside the spec, `module:name`, with the file's whole path."""
+    module, colon, attribute = name.rpartition(":")
+    if not colon:
+        return name
+    file = folder / Path(module if module.endswith(".py") else f"{module.replace('.', '/')}.py").expanduser()
+    return f"{file.resolve()}:{attribute}" if module.endswith(".py") or file.is_file() else name
 
 
 def _local_or_id(name: str, folder: Path) -> str:

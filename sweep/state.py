@@ -10,7 +10,8 @@ from statistics import median
 
 from sweep.errors import StoreError
 from sweep.plan import Plan, Run
-from sweep.store import Done, Failure, Heartbeat, Store
+from sweep.storage.records import Done, Failure, Heartbeat
+from sweep.storage.store import Store
 
 STALE_SECONDS = 60.0
 """A run that was not heard of for longer hangs, or died."""

@@ -11,7 +11,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from sweep.cluster import Cluster, worker_types
+from sweep.execution.cluster import Cluster, worker_types
 
 ROOT = Path(__file__).parents[1]
 CLOUDS = {"aws": ROOT / "cluster.yaml", "gcp": ROOT / "examples" / "cluster" / "gcp.yaml"}

@@ -125,9 +125,9 @@ def _check_config(path: str, config: Mapping[str, Any], *, trusted: bool) -> Non
     _check_code_is_here(path, code, trusted=trusted)
     if not code or trusted or config["model_type"] in (_ENCODERS + _CAUSAL).split():
         return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # late: it takes a second
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # late: it takes a second
 
-    if config["model_type"] not in CONFIG_MAPPING_NAMES:  # otherwise transformers takes its own class
+    if config["model_type"] not in CONFIG_MAPPING:  # otherwise transformers takes its own class
         raise ModelError(f"model {path}: {_OWN_CODE} (config.json: auto_map {code[0]})")
 
 

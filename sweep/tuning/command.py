@@ -19,12 +19,12 @@ import yaml
 
 from sweep.commands import INTERRUPTED, execute
 from sweep.errors import SpecError, SweepError
+from sweep.execution.tracking import tracking_job
 from sweep.planner import build_plan
 from sweep.procedures import NotApplicableError
 from sweep.session import Session
 from sweep.spec import Sweep, entry_label
 from sweep.state import State, stand
-from sweep.tracking import tracking_job
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.candidate import default_params, entry_of
 from sweep.tuning.fresh import FreshMethods, Winner, as_mapping, exported, fresh_methods, fresh_spec
@@ -43,7 +43,7 @@ BEAT_SECONDS = 15.0
 
 
 def tune(args: argparse.Namespace) -> int:
-    from sweep.cluster import ray_kept
+    from sweep.execution.cluster import ray_kept
 
     session = TuneSession.open(args.spec, args.storage, args.trials)
     session.store.check_writable()
@@ -161,7 +161,7 @@ def _run(
     session: TuneSession, shared: Shared, study: Study, search: Search, *, address: str | None, retry_failed: bool
 ) -> bool:
     """Execute the shared runs that are missing, and the candidates'. Returns whether it was interrupted."""
-    from sweep.engine import run_plan
+    from sweep.execution.engine import run_plan
 
     store, plan = session.store, shared.plan
     standings = stand(plan, store, verify=True)

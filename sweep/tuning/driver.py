@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweep.errors import StoreError, SweepError
-from sweep.store import Store
+from sweep.storage.store import Store
 
 STALE_SECONDS = 60.0
 """Without a sign of life for this long, a driver on another machine counts as gone."""

@@ -15,7 +15,7 @@ from analysis import metrics
 from analysis.stopping import Stop, stop_step, weak_labels
 from sweep.errors import SweepError
 from sweep.plan import Stop as StopName
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning.block import ORACLE_METRICS
 
 MEANING = {

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sweep.errors import SweepError
-from sweep.frontier import Frontier
+from sweep.execution.frontier import Frontier
 from sweep.plan import Plan
 from sweep.procedures import NotApplicableError
 from sweep.state import State, stand
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning.block import Tune
 from sweep.tuning.candidate import entry_of
 from sweep.tuning.objective import NoGapError, Scorer

@@ -11,7 +11,7 @@ from sweep.lockfile import RevisionLock
 from sweep.plan import digest
 from sweep.procedures import NotApplicableError
 from sweep.spec import Sweep, load_spec, located
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.candidate import entry_of
 from sweep.tuning.checks import Scope, scopes

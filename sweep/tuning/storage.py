@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from sweep.errors import SpecError, StoreError, SweepError
-from sweep.store import Store
+from sweep.storage.store import Store
 
 LOCK_SECONDS = 1.0
 """A journal's lock that stays the same this long was left by a process that was killed; an append takes

@@ -24,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.errors import StoreError, SweepError
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning.driver import Driver
 from sweep.tuning.samplers import sampler_of
 from sweep.tuning.storage import journal_of, open_storage, shown, silence

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from analysis.tuning.reading import IMPORTANCES_SCHEMA, SCORES_SCHEMA, TRIALS_SCHEMA
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.objective import MEANING, Instance
 from sweep.tuning.search import SCORES, SECONDS, WORK, best_of, front_of

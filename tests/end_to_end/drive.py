@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from sweep.session import Session
-from sweep.store import Store
+from sweep.storage.store import Store
 
 W2S = str(Path(sys.executable).with_name("w2s"))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sweep.cluster import prepare_environment
-from sweep.engine import Outcome, run_plan
+from sweep.execution.cluster import prepare_environment
+from sweep.execution.engine import Outcome, run_plan
 from sweep.plan import Plan, Run
 from sweep.session import Session
 from sweep.spec import Compute
@@ -162,7 +162,6 @@ def test_a_run_on_several_devices_is_not_starved_by_small_ones(tiny, tmp_path):
     session = Session.open(str(tiny({"seeds: [0]": f"seeds: [{seeds}]"})), str(tmp_path / "results"))
     runs = session.plan.runs.values()
     large = next(r for r in runs if r.kind == "ground_truth" and r.rung == "d4" and r.seed == 0)
-    first = large.parents[0].run_id
     small = [run for run in runs if run.kind == "pretrain"]
     plan = some_of([*small, replace(large, work=1e18)])  # the critical path is its parent's and its own
     with ray_with({"num_cpus": 2, "resources": {"train_slot": 2}}) as address:
@@ -172,9 +171,8 @@ def test_a_run_on_several_devices_is_not_starved_by_small_ones(tiny, tmp_path):
         )
     assert outcome.done == set(plan.runs)
     spans = {span.run_id: span for span in spans_in(tmp_path / "spans")}
-    ready, mine = spans[first].end, spans[large.run_id]
+    mine = spans[large.run_id]
     assert mine.devices == 2
-    # A group of workers takes seconds to start, in which small runs would have taken both CPUs all the time.
-    between = [span for span in spans.values() if ready < span.begin < mine.begin]
-    assert len(between) <= 4, "those that were handed out already: one on each CPU, and two in line"
-    assert len(spans) == 19
+    # A group of workers takes seconds to start, in which all the small ones would be over, one after the other.
+    later = [span for span in spans.values() if span.begin > mine.begin]
+    assert len(later) >= len(small) / 2

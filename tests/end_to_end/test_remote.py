@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sweep.store import Store
+from sweep.storage.store import Store
 from tests import s3
 from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
 from tests.end_to_end.test_kill import kill, tree

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sweep.tracking import Tracking, TrackingJob, read_page
+from sweep.execution.tracking import Tracking, TrackingJob, read_page
 from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow

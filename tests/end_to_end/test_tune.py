@@ -7,7 +7,7 @@ import polars as pl
 import psutil
 import pytest
 
-from sweep.store import Store
+from sweep.storage.store import Store
 from tests.end_to_end.drive import Results, w2s
 from tests.end_to_end.test_kill import kill, start, tree, until
 

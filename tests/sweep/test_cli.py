@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from sweep.cli import main
-from sweep.engine import Outcome
+from sweep.execution.engine import Outcome
 from sweep.session import Session
-from sweep.store import Heartbeat
+from sweep.storage.records import Heartbeat
 
 
 def refused(capsys, *words: str) -> str:
@@ -128,7 +128,9 @@ def test_a_storage_that_is_a_file_is_refused(tiny, tmp_path, capsys, monkeypatch
 
 def test_plan_warns_of_a_storage_that_may_not_be_written(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweep.store.os.access", lambda *_: False)  # tests may run as root, who may write anywhere
+    monkeypatch.setattr(
+        "sweep.storage.store.os.access", lambda *_: False
+    )  # tests may run as root, who may write anywhere
     assert main(["plan", str(tiny())]) == 0
     assert "storage 'results/tiny' is not writable for this user" in capsys.readouterr().err
 
@@ -321,7 +323,7 @@ def test_a_report_that_cannot_be_written_is_told_and_hides_no_failure(tiny, tmp_
 
 def test_run_warns_when_another_one_is_at_work(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweep.engine.run_plan", lambda *_, **__: Outcome(frozenset(), {}, frozenset(), True))
+    monkeypatch.setattr("sweep.execution.engine.run_plan", lambda *_, **__: Outcome(frozenset(), {}, frozenset(), True))
     session = Session.open(str(tiny()))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sweep import cluster
-from sweep.cluster import NodeLook, check_reachable, check_versions, explain_refusal
 from sweep.errors import SweepError
+from sweep.execution import cluster
+from sweep.execution.cluster import Cluster, NodeLook, check_reachable, check_versions, explain_refusal, pending_runs
 
 
 @pytest.fixture
@@ -87,6 +87,14 @@ def test_a_node_like_this_one_is_accepted():
 def test_a_node_that_differs_is_named_with_both_versions(changed, told):
     with pytest.raises(SweepError, match=told):
         check_versions([look("other"), replace(look(), **changed)])
+
+
+def test_so_many_runs_wait_that_new_nodes_are_used():
+    nodes = ({"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0})
+    assert pending_runs(Cluster(nodes)) == 6
+    assert pending_runs(Cluster(nodes, growable=({"GPU": 8.0},))) == 22
+    assert pending_runs(Cluster(({"CPU": 1.0},))) == 4
+    assert pending_runs(Cluster(({"CPU": 1e4},))) == 64
 
 
 def test_workers_get_what_only_the_driver_has(monkeypatch, tmp_path):

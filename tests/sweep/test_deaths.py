@@ -3,9 +3,10 @@
 import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from sweep.deaths import KILLED, NODE_LOST, OUT_OF_HOST_MEMORY, Death, death_of, death_within, own_error
-from sweep.frontier import DEATHS_FORGIVEN, NODE_LOSSES_FORGIVEN, Frontier
+from sweep.execution.deaths import KILLED, NODE_LOST, OUT_OF_HOST_MEMORY, Death, death_of, death_within, own_error
+from sweep.execution.frontier import DEATHS_FORGIVEN, NODE_LOSSES_FORGIVEN, Frontier
 from sweep.plan import Plan, Run
 from w2s.errors import TrainingError
 
@@ -52,6 +53,8 @@ def test_a_worker_of_a_group_that_died_is_found_behind_what_the_others_say():
     gloo = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234")
     both = WorkerGroupError("rank 0: ... rank 1: ...", {0: gloo, 1: actor_died(NODE)})
     assert death_within(both) == Death("node_lost", NODE_LOST)
+    seen_first_by_train = WorkerHealthCheckFailedError("A worker health check failed.", actor_died(PROCESS))
+    assert death_within(WorkerGroupError("rank 1: ...", {1: seen_first_by_train})) == Death("died", KILLED)
     assert death_within(WorkerGroupError("rank 0: ...", {0: gloo})) == Death("died", KILLED)
     assert death_within(WorkerGroupError("rank 0: ...", {0: ValueError("a shape is wrong")})) is None
 

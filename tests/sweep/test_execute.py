@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from sweep.errors import StorageError
-from sweep.execute import Placement, execute, run_science
-from sweep.gc import delete, find_garbage
-from sweep.scratch import STATE_FILE, fetch_state, forget_state, mirrored, scratch_folder
+from sweep.execution.execute import Placement, execute, run_science
 from sweep.session import Session
-from sweep.store import Store
+from sweep.storage.gc import delete, find_garbage
+from sweep.storage.scratch import STATE_FILE, fetch_state, forget_state, mirrored, scratch_folder
+from sweep.storage.store import Store
 from tests import s3
 from w2s.errors import InterruptedRunError
 

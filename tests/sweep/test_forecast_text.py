@@ -8,9 +8,9 @@ import pytest
 import sweep.session
 from benchmarks.stand_ins import plan_without_inputs, stand_in_inputs
 from sweep.cli import main
-from sweep.forecast import forecaster
-from sweep.prices import GPUS
-from sweep.simulate import Machines
+from sweep.forecast.forecaster import forecaster
+from sweep.forecast.prices import GPUS
+from sweep.forecast.simulate import Machines
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = sorted([*EXAMPLES.glob("*.yaml"), *(EXAMPLES / "studies").glob("*.yaml")])

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep import progress
-from sweep.frontier import Frontier
+from sweep.execution import progress
+from sweep.execution.frontier import Frontier
 from sweep.plan import Parent, Plan, Run
 from w2s.config import FinetuneSettings
 

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.cluster import Cluster
 from sweep.errors import SweepError
-from sweep.frontier import Frontier
-from sweep.measured import Learned, learn, measurement_of, out_of_memory_before
+from sweep.execution.cluster import Cluster, pending_runs
+from sweep.execution.frontier import Frontier
+from sweep.execution.measured import Learned, learn, measurement_of, out_of_memory_before
+from sweep.execution.room import Room, Started
+from sweep.execution.shapes import Ask, Shapes, ask_of, bundle_of, pending_trials, units_in
 from sweep.plan import Plan, Run
 from sweep.resources import Memory, Sizes, micro_batch_that_fits
-from sweep.room import Room, Started
-from sweep.shapes import Ask, Shapes, ask_of, bundle_of, pending_trials, units_in
 from sweep.spec import Compute
-from sweep.store import Store
+from sweep.storage.store import Store
 from w2s.config import FinetuneSettings
 
 B7 = Sizes("llama", 6_700_000_000, 6_500_000_000, 4096, 32, 32, 32_000, tied=False)
@@ -184,10 +184,10 @@ def test_tune_has_several_trials_waiting_only_where_that_helps(monkeypatch):
 
     monkeypatch.delenv("TUNE_MAX_PENDING_TRIALS_PG", raising=False)
     same = plan_of(*(run_of(name=f"r{i}") for i in range(20)))
-    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},))
+    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},), is_own=True)
     assert shapes_on(laptop).pending(Frontier(same, set(same.runs)), same, laptop) is None
-    growing = replace(laptop, growable=({"CPU": 4.0},))
-    assert shapes_on(growing).pending(Frontier(same, set(same.runs)), same, growing) == 20
+    growing = replace(laptop, growable=({"CPU": 4.0},), is_own=False)
+    assert shapes_on(growing).pending(Frontier(same, set(same.runs)), same, growing) == pending_runs(growing)
     mixed = plan_of(run_of(name="a"), replace(run_of(name="b"), settings=FinetuneSettings(cpu_threads=2)))
     assert shapes_on(laptop).pending(Frontier(mixed, set(mixed.runs)), mixed, laptop) == 4
     with pending_trials(4):

@@ -3,8 +3,8 @@
 import pytest
 
 from sweep.errors import SweepError
-from sweep.prices import GPUS, find_gpu, smallest_that_holds
-from sweep.timing import is_device
+from sweep.forecast.prices import GPUS, find_gpu, smallest_that_holds
+from sweep.forecast.timing import is_device
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from sweep.errors import SpecError
-from sweep.manifest import write_manifest
 from sweep.plan import Pair, Plan, Run
 from sweep.planner import build_plan
 from sweep.session import Session
 from sweep.spec import MethodEntry
+from sweep.storage.manifest import write_manifest
 from tests.w2s.stand_ins import make_checkpoint, make_task
 from w2s.methods import METHODS, ORACLE_MARK, LossMethod, MethodError, as_method_spec
 

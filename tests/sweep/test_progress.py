@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep import progress
-from sweep.frontier import Frontier
+from sweep.execution import progress
+from sweep.execution.frontier import Frontier
 from sweep.plan import KINDS, Plan, Run
 from tests.sweep.test_frontier import plans
 

@@ -12,8 +12,8 @@ import transformers
 from sweep.errors import SpecError
 from sweep.inputs import gather
 from sweep.lockfile import RevisionLock
-from sweep.secrets import credentials_in, without_credentials
 from sweep.spec import load_spec
+from sweep.storage.secrets import credentials_in, without_credentials
 from tests.end_to_end.drive import w2s
 from w2s.checkpoints import inspect_checkpoint
 from w2s.config import ModelSource

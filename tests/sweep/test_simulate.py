@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.errors import SweepError
+from sweep.forecast.simulate import EIGHTHS, Demand, Machines, Schedule, simulate
 from sweep.plan import Parent, Plan, Run
-from sweep.simulate import EIGHTHS, Demand, Machines, Schedule, simulate
 
 ROUNDING = 1e-9  # sums of a few dozen floats of ordinary size
 
@@ -53,6 +53,7 @@ def run(plan: Plan, machines: Machines, demand: dict[str, Demand], **options) ->
     return simulate(plan, plan.runs, seconds=seconds, demand=lambda r: demand[r.run_id], machines=machines, **options)
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(cases(), st.integers(1, 4))
 def test_every_run_is_executed_once_after_its_parents(case, pending):
     plan, machines, demand = case
@@ -63,6 +64,7 @@ def test_every_run_is_executed_once_after_its_parents(case, pending):
         assert all(schedule.ends[p.run_id] <= schedule.starts[run_id] for p in node.parents)
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(cases(), st.integers(1, 4))
 def test_no_more_is_in_use_than_there_is(case, pending):
     plan, machines, demand = case
@@ -76,6 +78,7 @@ def test_no_more_is_in_use_than_there_is(case, pending):
         assert sum(d.devices or d.eighths > EIGHTHS // 2 for d in now) <= machines.nodes * machines.devices
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(cases(), st.integers(1, 4))
 def test_no_schedule_beats_the_bounds(case, pending):
     plan, machines, demand = case
@@ -85,6 +88,7 @@ def test_no_schedule_beats_the_bounds(case, pending):
     assert 0 < schedule.utilisation <= 1 + ROUNDING or not any(d.devices or d.eighths for d in demand.values())
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(cases())
 def test_the_chain_is_a_path_of_the_graph_as_long_as_the_bound(case):
     plan, machines, demand = case
@@ -95,6 +99,7 @@ def test_the_chain_is_a_path_of_the_graph_as_long_as_the_bound(case):
     assert schedule.bounds.path == pytest.approx(max(plan.path_work.values()))
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(cases())
 def test_the_timeline_adds_up_to_the_busy_time(case):
     plan, machines, demand = case
@@ -103,6 +108,7 @@ def test_the_timeline_adds_up_to_the_busy_time(case):
     assert sum(share * tenth for share in schedule.timeline) == pytest.approx(schedule.busy, abs=ROUNDING)
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(plans(), MACHINES)
 def test_the_longest_path_of_those_ready_starts_first_but_for_one_that_is_handed_out_ahead(plan, machines):
     """When a run starts, Tune takes the next one, which waits for room; what becomes ready later comes after it."""
@@ -131,7 +137,7 @@ def shortest_possible(plan: Plan, devices: int) -> float:
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(plans(most=6), st.integers(1, 3))
 def test_whole_devices_are_scheduled_within_grahams_guarantee_of_the_optimum(plan, devices):
     """List scheduling takes at most 2 - 1/m times the optimum (Graham 1969), and the bounds are none above it."""
@@ -141,6 +147,7 @@ def test_whole_devices_are_scheduled_within_grahams_guarantee_of_the_optimum(pla
     assert schedule.bounds.best <= optimum + ROUNDING
 
 
+@settings(max_examples=60, deadline=None)  # a busy machine is no failure
 @given(plans(), MACHINES)
 def test_only_what_is_to_do_takes_time(plan, machines):
     todo = set(itertools.islice(plan.runs, len(plan.runs) // 2, None))  # parents in the first half count as done

@@ -8,7 +8,7 @@ import pytest
 
 from sweep.session import Session
 from sweep.state import POISONED, State, stand, stragglers
-from sweep.store import Heartbeat
+from sweep.storage.records import Heartbeat
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import fsspec
 import pytest
 
 from sweep.errors import StoreError
-from sweep.gc import delete, find_garbage
-from sweep.store import CorruptEntryError, Heartbeat, Store
+from sweep.storage.gc import delete, find_garbage
+from sweep.storage.records import Heartbeat
+from sweep.storage.store import CorruptEntryError, Store
 
 
 @pytest.fixture(params=["folder", "memory"])

@@ -9,8 +9,10 @@ import fsspec
 import pytest
 
 from sweep.errors import StorageError, StoreError
-from sweep.retrying import Patience, RetryingFileSystem, Trouble, trouble_of
-from sweep.store import CorruptEntryError, Heartbeat, Store, create_if_absent
+from sweep.storage.filesystems import create_if_absent
+from sweep.storage.records import Heartbeat
+from sweep.storage.retrying import Patience, RetryingFileSystem, Trouble, trouble_of
+from sweep.storage.store import CorruptEntryError, Store
 from tests import gcs, s3
 
 URL = "s3://results/sweep"

@@ -7,11 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sweep.temporary import remove_leftovers, scratch
+from sweep.execution.temporary import remove_leftovers, scratch
 
 OWNER = """
 import sys, time
-from sweep.temporary import scratch
+from sweep.execution.temporary import scratch
 with scratch("w2s-tune-") as folder:
     print(folder, flush=True)
     time.sleep(600)

@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stand_ins import plan_without_inputs
-from sweep.forecast import enough, forecaster, numbers_of_nodes
-from sweep.plan import Plan, Run
-from sweep.prices import GPUS
-from sweep.simulate import Demand, Machines
-from sweep.spec import Compute, Sweep
-from sweep.timing import (
+from sweep.forecast.forecaster import enough, forecaster, numbers_of_nodes
+from sweep.forecast.prices import GPUS
+from sweep.forecast.simulate import Demand, Machines
+from sweep.forecast.timing import (
     FAST,
     SLOW,
     Assumptions,
@@ -23,6 +21,8 @@ from sweep.timing import (
     seconds_of,
     with_mfu,
 )
+from sweep.plan import Plan, Run
+from sweep.spec import Compute, Sweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 A100 = GPUS["a100-80"]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sweep.cluster import prepare_environment
 from sweep.errors import SpecError, StoreError, SweepError
+from sweep.execution.cluster import prepare_environment
+from sweep.execution.tracking import Page, Tracking, TrackingJob, accuracies, read_page, readable
 from sweep.planner import build_plan
 from sweep.session import Session
 from sweep.spec import load_spec
-from sweep.tracking import Page, Tracking, TrackingJob, accuracies, read_page, readable
 from tests.end_to_end.drive import w2s
 
 
@@ -130,7 +130,7 @@ def store(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_package_is_named_with_its_extra_before_anything_starts(store, monkeypatch, name):
-    monkeypatch.setattr("sweep.tracking.find_spec", lambda package: None)
+    monkeypatch.setattr("sweep.execution.tracking.find_spec", lambda package: None)
     with pytest.raises(SweepError, match=rf"{name} needs the package {name}.*pip install 'w2s-sweep\[track\]'"):
         job(store, **{name: {}}).check()
 
@@ -179,7 +179,7 @@ class Flaky:
 def told(tracker, run_ids):
     """Tell a tracker of runs; what was said, and what it has not taken."""
     prepare_environment()  # Ray reads it when it is imported
-    from sweep import trackers
+    from sweep.execution import trackers
 
     said = []
     teller = trackers.Teller(tracker, lambda run_id: run_id, said.append)
@@ -219,7 +219,7 @@ def test_what_fails_only_in_the_end_is_not_counted_as_told():
 
 def test_a_tracker_that_hangs_is_left_behind(monkeypatch):
     prepare_environment()
-    monkeypatch.setattr("sweep.trackers.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("sweep.execution.trackers.PATIENCE_SECONDS", 0.05)
     released = threading.Event()
 
     class Hanging(Flaky):

@@ -14,8 +14,8 @@ import yaml
 
 from analysis import metrics
 from sweep.errors import SpecError
-from sweep.execute import Placement, execute
-from sweep.frontier import Frontier
+from sweep.execution.execute import Placement, execute
+from sweep.execution.frontier import Frontier
 from sweep.plan import Run
 from sweep.planner import build_plan
 from sweep.session import Session

@@ -16,7 +16,7 @@ import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from sweep.errors import SpecError, StoreError, SweepError
-from sweep.store import Store
+from sweep.storage.store import Store
 from sweep.tuning import storage as storage_module
 from sweep.tuning.block import Tune
 from sweep.tuning.storage import journal_of, shown

@@ -12,6 +12,7 @@ from w2s.chess.selfplay import Puzzle, puzzles, self_play_fingerprint
 from w2s.config import ChessTask, HubTask, SelfPlay
 from w2s.errors import DataError
 from w2s.fingerprints import HashFile
+from w2s.tasks.build import Row, SourceRows
 from w2s.tasks.tables import Table, file_identity, read_table, text_of
 
 CHESS_VERSION = 1
@@ -40,6 +41,13 @@ def load_chess(spec: ChessTask, *, cache_dir: Path | None = None) -> tuple[list[
         return [_self_play_row(spec, puzzle) for puzzle in made], dropped
     tables = [_read(Path(file)) for file in spec.files] if spec.files else [_from_hub(spec)]
     return puzzle_rows(spec, tables, _games(spec.games), dropped), dropped
+
+
+def read_chess(spec: ChessTask) -> SourceRows:
+    """`load_chess`, as rows of a task. Lichess has no test of its own: one is split off."""
+    rows, dropped = load_chess(spec)
+    as_rows = [Row(prompt=r.prompt, answer=r.answer, tags=r.tags, groups=r.groups) for r in rows]
+    return SourceRows(as_rows, None, dropped)
 
 
 def chess_identity(spec: ChessTask, hash_file: HashFile) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Executing a plan on Ray: which run comes next, where, and what happens when something dies."""

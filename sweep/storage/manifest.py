@@ -1,0 +1,49 @@
+"""What a sweep leaves beside its runs: the list of its pairs, and the spec it came from."""
+
+import io
+
+import polars as pl
+
+from sweep.plan import Plan
+from sweep.spec import Sweep
+from sweep.storage.store import Store
+
+COLUMNS = {
+    "task": pl.String,
+    "form": pl.String,
+    "seed": pl.Int64,
+    "weak": pl.String,
+    "strong": pl.String,
+    "method": pl.String,
+    "settings": pl.String,
+    "part": pl.String,
+    "supervisor_id": pl.String,
+    "student_id": pl.String,
+    "ceiling_id": pl.String,
+    "baseline": pl.String,
+    "stop": pl.String,
+    "oracle": pl.Boolean,
+    "links": pl.String,
+}
+
+
+def sweep_id(spec: Sweep, plan: Plan) -> str:
+    """The sweep's name and a hash of its pairs: another grid under the same name is another sweep."""
+    return f"{spec.name}-{plan.sweep_hash[:8]}"
+
+
+def write_manifest(store: Store, spec: Sweep, plan: Plan, spec_text: bytes) -> str:
+    """Write `sweeps/<id>/manifest.parquet` and `spec.yaml` with the text of the spec; returns the id."""
+    name = sweep_id(spec, plan)
+    rows = [[getattr(pair, column) for column in COLUMNS] for pair in plan.pairs]
+    frame = pl.DataFrame(rows, schema=COLUMNS, orient="row")
+    buffer = _parquet(frame)
+    store.write_object(store.path("sweeps", name, "manifest.parquet"), buffer)
+    store.write_object(store.path("sweeps", name, "spec.yaml"), spec_text)
+    return name
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
