@@ -3,8 +3,9 @@
 `load_task` is the way in; `SOURCES` says what there is. A new source is one module and one entry here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from w2s.config import FactsTask, FilesTask, Form, TaskSpec
 from w2s.fingerprints import HashFile, digest, hash_file
@@ -13,7 +14,17 @@ from w2s.tasks.facts import load_facts
 from w2s.tasks.files import files_identity, load_files
 from w2s.tasks.hub import hub_identity, load_hub
 
-__all__ = ["SOURCES", "Source", "TaskData", "TaskSummary", "load_task", "summarise", "task_fingerprint"]
+__all__ = [
+    "JUDGES",
+    "SOURCES",
+    "Source",
+    "TaskData",
+    "TaskSummary",
+    "judge_of",
+    "load_task",
+    "summarise",
+    "task_fingerprint",
+]
 
 LOADER_VERSION = 1
 """Part of every task fingerprint; raise it when a change here gives other examples for the same source."""
@@ -29,14 +40,15 @@ class Source:
 
 
 _BOTH: tuple[Form, ...] = ("classify", "compare")
+_ALL: tuple[Form, ...] = (*_BOTH, "generate")
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
         Source(
             "facts", _BOTH, "12,800 statements about an invented world; offline, with a corpus to pretrain rungs on"
         ),
-        Source("files", _BOTH, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
-        Source("hub", _BOTH, "a Hugging Face dataset by its id, or a local copy of one"),
+        Source("files", _ALL, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
+        Source("hub", _ALL, "a Hugging Face dataset by its id, or a local copy of one"),
     )
 }
 
@@ -69,7 +81,11 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     Raises:
         DataError: A file is missing, or a dataset's commit cannot be found out.
     """
-    content = {"spec": spec.model_dump(mode="json", exclude={"name", "prompt"}), "loader": LOADER_VERSION}
+    content: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json", exclude={"name", "prompt"}),
+        "loader": LOADER_VERSION,
+    }
+    _forget_unused(content["spec"])
     match spec:
         case FactsTask():
             pass
@@ -78,3 +94,22 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
         case _:
             content["spec"] |= hub_identity(spec, hash_file)
     return digest(content)
+
+
+def _forget_unused(written: dict[str, Any]) -> None:
+    """Leaves out what only `generate` has, where it is not used: older tasks keep their fingerprints."""
+    if written.get("max_new_tokens") is None:
+        written.pop("max_new_tokens", None)
+    columns = written.get("columns") or {}
+    for name in ("answer", "tags"):
+        if not columns.get(name):
+            columns.pop(name, None)
+
+
+JUDGES: dict[str, Callable[[str, str, str], bool | None]] = {}
+"""By the name of a source, for `generate`: from prompt, true answer and completion to whether that is acceptable, too."""
+
+
+def judge_of(spec: TaskSpec) -> Callable[[str, str, str], bool | None] | None:
+    """The task's second opinion about completions, if it has one."""
+    return JUDGES.get(spec.source)
