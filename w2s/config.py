@@ -21,6 +21,7 @@ PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allo
 Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
 Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
 Form = Literal["classify", "compare", "generate"]
+"""`classify`: is a text of class 1? `compare`: which of two replies is better? `generate`: what follows a prompt, in words?"""
 Balance = Literal["paper", "always", "never"]
 """Whether rows of the larger class are left out. `paper` (Burns et al. 2023): the test is balanced exactly, and so are
 the other parts if the larger class exceeds 55 % of the rows that are not test. `always`: every part. `never`: none."""
@@ -71,7 +72,8 @@ class FinetuneSettings(Config):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: PositiveFloat | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`)."""
+    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`). For `generate`, of prompt
+    and answer together; longer prompts are cut on the left."""
     dropout: Fraction = 0.0
     eval_every: PositiveInt | None = None
     """Optimisation steps between evaluations; the end is always evaluated."""
@@ -257,6 +259,13 @@ class FactsTask(TaskBase):
     prompt: PromptFormat | None = PromptFormat(template="{text}:", answers=(" no", " yes"), separator=". ")
     world_seed: int = 0
 
+    @field_validator("form")
+    @classmethod
+    def _has_no_answers_in_words(cls, form: Form) -> Form:
+        if form == "generate":
+            raise ValueError("facts are true or false: form is classify or compare; for generate bring files")
+        return form
+
     @field_validator("splits", mode="before")
     @classmethod
     def _fill_with_facts_shares(cls, splits: Any) -> Any:
@@ -265,13 +274,16 @@ class FactsTask(TaskBase):
 
 class Columns(Config):
     """Which columns of the source hold what. Unnamed ones are looked for under their own name (`text`, `label`,
-    `chosen`, `rejected`), except for the prompt, which is optional."""
+    `chosen`, `rejected`, and for `generate` `prompt` and `answer`); the prompt of `compare` is optional."""
 
     text: str | None = None
     label: str | None = None
     prompt: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    answer: str | None = None
+    tags: tuple[str, ...] = ()
+    """`generate`: columns by whose values accuracy is also reported; a cell with several values is a list."""
     group: tuple[str, ...] = ()
     """Columns whose equal values tie rows together; tied rows never lie in two parts."""
 
@@ -293,33 +305,39 @@ class RowFormat(TaskBase):
 
     columns: Columns = Columns()
     template: str | None = None
-    """Text built from columns instead of `columns.text`, e.g. "{premise} Question: {hypothesis}"."""
+    """Text, or prompt of `generate`, built from columns instead of `columns.text` or `columns.prompt`, e.g. "{premise}
+    Question: {hypothesis}"."""
     label_values: LabelValues | None = None
     """What the label column's values mean, e.g. {negative: 0, positive: 1}; 0/1 and false/true need no map."""
     prompt_separator: str | None = None
     """`compare` without a prompt column: both texts are cut after the last occurrence, e.g. "\\n\\nAssistant:"."""
     balance: Balance = "never"
+    max_new_tokens: PositiveInt | None = None
+    """`generate`: tokens of an answer with its end, at most; by default a few more than the longest true answer has."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_form(self) -> "RowFormat":
-        of_classify = {
-            "columns.text": self.columns.text,
-            "columns.label": self.columns.label,
-            "template": self.template,
-            "label_values": self.label_values,
+        forms_of: Mapping[str, tuple[Any, tuple[Form, ...]]] = {
+            "columns.text": (self.columns.text, ("classify",)),
+            "columns.label": (self.columns.label, ("classify",)),
+            "template": (self.template, ("classify", "generate")),
+            "label_values": (self.label_values, ("classify",)),
+            "columns.prompt": (self.columns.prompt, ("compare", "generate")),
+            "columns.chosen": (self.columns.chosen, ("compare",)),
+            "columns.rejected": (self.columns.rejected, ("compare",)),
+            "prompt_separator": (self.prompt_separator, ("compare",)),
+            "columns.answer": (self.columns.answer, ("generate",)),
+            "columns.tags": (self.columns.tags or None, ("generate",)),
+            "max_new_tokens": (self.max_new_tokens, ("generate",)),
         }
-        of_compare = {
-            "columns.prompt": self.columns.prompt,
-            "columns.chosen": self.columns.chosen,
-            "columns.rejected": self.columns.rejected,
-            "prompt_separator": self.prompt_separator,
-        }
-        foreign, other = (of_compare, "compare") if self.form == "classify" else (of_classify, "classify")
-        wrong = [key for key, value in foreign.items() if value is not None]
+        wrong = {key: forms for key, (value, forms) in forms_of.items() if value is not None and self.form not in forms}
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: only for form {other}, but form is {self.form}")
+            others = dict.fromkeys(form for forms in wrong.values() for form in forms)
+            raise ValueError(f"{', '.join(wrong)}: only for form {' or '.join(others)}, but form is {self.form}")
         if self.template is not None and self.columns.text is not None:
             raise ValueError("template and columns.text both say what the text is; keep one of them")
+        if self.template is not None and self.columns.prompt is not None:
+            raise ValueError("template and columns.prompt both say what the prompt is; keep one of them")
         if self.prompt_separator is not None and self.columns.prompt is not None:
             raise ValueError("prompt_separator and columns.prompt both say what the prompt is; keep one of them")
         if self.prompt_separator == "":

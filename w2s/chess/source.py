@@ -47,7 +47,8 @@ def read_chess(spec: ChessTask) -> SourceRows:
     """`load_chess`, as rows of a task. Lichess has no test of its own: one is split off."""
     rows, dropped = load_chess(spec)
     as_rows = [Row(prompt=r.prompt, answer=r.answer, tags=r.tags, groups=r.groups) for r in rows]
-    return SourceRows(as_rows, None, dropped)
+    where = ", ".join(spec.files) or spec.id or "self-play"
+    return SourceRows(as_rows, None, dropped, {"train": len(rows) + dropped.total()}, where)
 
 
 def chess_identity(spec: ChessTask, hash_file: HashFile) -> dict[str, Any]:
@@ -107,10 +108,10 @@ def _hub_task(spec: ChessTask) -> HubTask:
 
 
 def _from_hub(spec: ChessTask) -> tuple[str, Table]:
-    from w2s.tasks.hub import load_splits
+    from w2s.tasks.hub import load_hub_splits
 
     split = _hub_task(spec).train
-    splits = load_splits(_hub_task(spec))
+    splits = load_hub_splits(_hub_task(spec))
     if split not in splits:
         raise DataError(f"dataset {spec.id}: has no split {split!r} (splits: {', '.join(splits)})")
     dataset = splits[split]

@@ -3,7 +3,7 @@
 `load_task` is the way in; `SOURCES` says what there is. A new source is one module and one entry here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from w2s.tasks.hub import hub_identity, read_hub
 from w2s.tasks.python import python_identity, read_python
 
 __all__ = [
+    "JUDGES",
     "SOURCES",
     "Pair",
     "Question",
@@ -29,6 +30,7 @@ __all__ = [
     "TaskData",
     "TaskSummary",
     "from_rows",
+    "judge_of",
     "load_task",
     "read_rows",
     "resolve_task",
@@ -50,14 +52,15 @@ class Source:
 
 
 _BOTH: tuple[Form, ...] = ("classify", "compare")
+_ALL: tuple[Form, ...] = (*_BOTH, "generate")
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
         Source(
             "facts", _BOTH, "12,800 statements about an invented world; offline, with a corpus to pretrain rungs on"
         ),
-        Source("files", _BOTH, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
-        Source("hub", _BOTH, "a Hugging Face dataset by its id, or a local copy of one"),
+        Source("files", _ALL, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
+        Source("hub", _ALL, "a Hugging Face dataset by its id, or a local copy of one"),
         Source("catalogue", _BOTH, "a dataset known here by name, from the hub or a mirror; the list below"),
         Source("python", _BOTH, "a function of yours that returns rows; w2s tasks new NAME --kind python begins one"),
         Source("chess", ("generate",), "chess puzzles: proven mates from self-play, offline, or puzzles of lichess"),
@@ -152,6 +155,7 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     content: dict[str, Any] = {"spec": written, "loader": LOADER_VERSION}
     if written.get("balance") == "never":
         del written["balance"]  # so that tasks keep the fingerprints that they had before there was a choice
+    _forget_unused(written)
     match spec:
         case FactsTask():
             pass
@@ -168,3 +172,26 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
         case PythonTask():
             written |= python_identity(spec, hash_file)
     return digest(content)
+
+
+def _forget_unused(written: dict[str, Any]) -> None:
+    """Leaves out what only `generate` has, where it is not used: older tasks keep their fingerprints."""
+    if written.get("max_new_tokens") is None:
+        written.pop("max_new_tokens", None)
+    columns = written.get("columns") or {}
+    for name in ("answer", "tags"):
+        if not columns.get(name):
+            columns.pop(name, None)
+
+
+JUDGES: dict[str, Callable[[str, str, str], bool | None]] = {}
+"""By the name of a source, for `generate`: from prompt, true answer and completion to whether that is acceptable, too."""
+
+
+def judge_of(spec: TaskSpec) -> Callable[[str, str, str], bool | None] | None:
+    """The task's second opinion about completions, if it has one."""
+    if isinstance(spec, ChessTask):
+        from w2s.chess.judging import accepted
+
+        return accepted
+    return JUDGES.get(spec.source)
