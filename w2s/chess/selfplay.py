@@ -30,6 +30,7 @@ SELF_PLAY_VERSION = 1
 """Part of every fingerprint; raise it when a change here gives other puzzles for the same settings."""
 
 _SHARD = 64  # games; part of no result
+_FEW = 200  # puzzles that are sooner made here than processes are started
 _PATIENCE = 200  # shards in a row without a new puzzle
 
 # How likely a legal move is played, relative to a quiet pawn move: what makes mates arise early and of many kinds.
@@ -76,7 +77,7 @@ def puzzles(
         except (OSError, ValueError, TypeError):
             pass  # not there, or damaged: a cache may always be made again
     require_chess()
-    shards = _shards(settings, role, workers or _cpus())
+    shards = _shards(settings, role, workers or (_cpus() if settings.puzzles > _FEW else 1))
     try:
         made = _distinct(shards, settings.puzzles)
     finally:
