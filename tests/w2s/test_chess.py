@@ -22,7 +22,7 @@ from w2s.corpora import check_corpus, corpus_fingerprint, corpus_tokens, read_te
 from w2s.errors import DataError
 from w2s.fingerprints import hash_file
 from w2s.seeds import Role, stream
-from w2s.tasks import task_fingerprint
+from w2s.tasks import judge_of, load_task, task_fingerprint
 
 chess = pytest.importorskip("chess", reason="python-chess, an optional extra, is not installed")
 
@@ -541,3 +541,15 @@ def test_real_games_become_text(shared_data):
 def test_play_depends_on_its_stream_alone():
     first, second = (selfplay.play(stream(0, Role.PUZZLES, 5), mate_in=1, max_plies=40) for _ in range(2))
     assert first == second
+
+
+def test_a_chess_task_has_parts_of_prompts_answers_and_tags(tmp_path, monkeypatch):
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path))
+    data = load_task(task(self_play={"puzzles": 40}, show="moves"))
+    assert data.form == "generate"
+    assert set(data.frame["part"]) == {"supervise", "transfer/0", "validation", "test"}
+    assert data.frame["example_id"].n_unique() == 40
+    for row in data.part("test").iter_rows(named=True):
+        assert judging.is_mate(row["prompt"], row["answer"])
+        assert row["tags"][0] == "theme:mateIn1"
+    assert judge_of(task()) is judging.accepted
