@@ -165,10 +165,16 @@ def draw(grouped: SectionPairs, test: SharedTest, *, n_draws: int, random_seed: 
         agree = weak == prediction[views(student)]
         add(("agree", supervisor, student), positions(student), agree)
         add(("agree_right", supervisor, student), positions(student), agree & (weak == gold))
-    majority = gold == int(2 * gold.mean() >= 1)
+    majority = gold == most_frequent(gold)
     add(MAJORITY, range(len(seeds)), np.broadcast_to(majority, (len(seeds), majority.size)))
     draws = joint_draws(values.T, by_seed, n_draws=n_draws, random_seed=random_seed)
     return SectionDraws(grouped.section, draws, column, test.n_examples, level, tuple(seeds))
+
+
+def most_frequent(gold: np.ndarray) -> int:
+    """The more frequent class, 1 if both are as frequent; of answers in words, the most frequent of them."""
+    values, counts = np.unique(gold, return_counts=True)
+    return int(values[::-1][np.argmax(counts[::-1])])
 
 
 def _by(frame: pl.DataFrame, keys: Sequence[str], values: Sequence[str]) -> Iterator[dict[str, Any]]:

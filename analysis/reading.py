@@ -22,6 +22,8 @@ REMOTE_READERS = 32
 FINETUNED = ("ground_truth", "transfer")
 PREDICTING = (*FINETUNED, "probe", "prompt", "labels")
 """Kinds of runs that leave predictions. `labels` are derived ones: ensembles, filters, controls."""
+SCORED = ("example_id", "gold", "prediction")
+"""Columns of test predictions that are kept to compare runs."""
 REMEDY = "Remedy: run the sweep again; what is missing or damaged is made anew"
 _PREDICTIONS_SCHEMA: dict[str, Any] = {
     "example_id": pl.String,
@@ -32,6 +34,8 @@ _PREDICTIONS_SCHEMA: dict[str, Any] = {
     "correct": pl.Boolean,
     "p": pl.Float32,
 }
+_ANSWERS_SCHEMA = _PREDICTIONS_SCHEMA | {"gold": pl.Int64, "prediction": pl.Int64, "accepted": pl.Boolean}
+"""Of form `generate`, once read: texts are numbers here, equal where the texts are. See `answer_code`."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -183,20 +187,43 @@ def read_run(store: Store, run_id: str, *, with_predictions: bool) -> Record | N
     if test.is_empty() and description["kind"] == "labels":
         return record  # labels of training examples only; whoever is compared by them will be told
     check_test(test, path_of(record, "predictions.parquet"))
-    return replace(record, test=test.drop("correct", "p"), step=int(final["step"][0]), scores=_scores(test))
+    return replace(record, test=test.select(*SCORED), step=int(final["step"][0]), scores=_scores(test))
 
 
 def read_predictions(store: Store, record: Record, *, every_step: bool = False) -> pl.DataFrame:
-    """All rows of the final step, or of every step."""
+    """All rows of the final step, or of every step. Answers in words come as numbers (`answer_code`)."""
     path = path_of(record, "predictions.parquet")
     raw = _checked(store, record, "predictions.parquet")
     try:
-        frame = pl.read_parquet(io.BytesIO(raw), columns=list(_PREDICTIONS_SCHEMA))
-        frame = frame.select(pl.col(column).cast(kind) for column, kind in _PREDICTIONS_SCHEMA.items())
+        schema = _PREDICTIONS_SCHEMA
+        if record.description.get("form") == "generate":
+            frame, schema = _in_numbers(pl.read_parquet(io.BytesIO(raw))), _ANSWERS_SCHEMA
+        else:
+            frame = pl.read_parquet(io.BytesIO(raw), columns=list(schema))
+        frame = frame.select(pl.col(column).cast(kind) for column, kind in schema.items())
         frame = frame.with_columns(pl.col("p").fill_nan(None))  # either way there is no probability
     except pl.exceptions.PolarsError as error:
         raise Unreadable(f"{path} cannot be read as predictions ({first_line(error)})") from None
     return frame if every_step else frame.filter(pl.col("step") == pl.col("step").max())
+
+
+def answer_code(answer: str) -> int:
+    """A number for an answer in words, the same everywhere: answers are equal if they are but for white space around.
+
+    63 bits of the SHA-256: that two of a million answers share one by chance has a probability below 1e-7.
+    """
+    return int.from_bytes(hashlib.sha256(answer.strip().encode()).digest()[:8], "big") >> 1
+
+
+def _in_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Predictions of `generate` with numbers for texts; no answer is a blank one."""
+    texts = pl.concat([frame["gold"], frame["prediction"].fill_null("")]).unique()
+    codes = pl.Series([None if text is None else answer_code(text) for text in texts], dtype=pl.Int64)
+    numbered = frame.with_columns(
+        pl.col("gold").replace_strict(texts, codes, return_dtype=pl.Int64),
+        pl.col("prediction").fill_null("").replace_strict(texts, codes, return_dtype=pl.Int64),
+    )
+    return numbered if "accepted" in frame.columns else numbered.with_columns(accepted=pl.lit(None, pl.Boolean))
 
 
 def parallel(store: Store, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -216,7 +243,8 @@ def check_test(test: pl.DataFrame, path: str) -> None:
         raise Unreadable(f"{path} has no rows of split 'test' at its final step")
     if test["example_id"].null_count() or test["gold"].null_count() or test["prediction"].null_count():
         raise Unreadable(f"{path} has empty cells in example_id, gold or prediction")
-    if not test.select(pl.all_horizontal(pl.col("gold", "prediction").is_in([0, 1])).all()).item():
+    binary = test.schema["gold"] != pl.Int64
+    if binary and not test.select(pl.all_horizontal(pl.col("gold", "prediction").is_in([0, 1])).all()).item():
         raise Unreadable(f"{path} has labels other than 0 and 1 among its test rows")
     outside = test.filter(~pl.col("p").is_between(0, 1)).height
     if outside:
@@ -232,6 +260,9 @@ def check_test(test: pl.DataFrame, path: str) -> None:
 def _scores(test: pl.DataFrame) -> dict[str, float]:
     gold, prediction = test["gold"].to_numpy(), test["prediction"].to_numpy()
     scores = {"n_test": gold.size, "accuracy": metrics.accuracy(gold, prediction)}
+    if "accepted" in test.columns and test["accepted"].null_count() < test.height:
+        # What is right is acceptable, whether or not it was judged.
+        scores["accepted"] = float((test["correct"] | test["accepted"].fill_null(False)).mean())  # pyright: ignore
     if test["p"].null_count() == 0:
         p = test["p"].to_numpy()
         scores |= {

@@ -23,6 +23,7 @@ from analysis.reading import (
     FINETUNED,
     PREDICTING,
     REMEDY,
+    SCORED,
     Record,
     Store,
     Unreadable,
@@ -82,6 +83,7 @@ RUNS_SCHEMA: dict[str, Any] = {
     "steps": pl.Int64,
     "n_test": pl.Int64,
     "accuracy": pl.Float64,
+    "accepted": pl.Float64,
     "auroc": pl.Float64,
     "log_loss": pl.Float64,
     "calibration_error": pl.Float64,
@@ -476,7 +478,7 @@ def _stopped(
         except (AnalysisError, Unreadable) as error:
             outcomes[name] = f"runs/{student_id}: {error}; its pairs are left out. {REMEDY}"
         else:
-            outcomes[name] = _View(student_id, step, test.drop("correct", "p"))
+            outcomes[name] = _View(student_id, step, test.select(*SCORED))
     return outcomes
 
 

@@ -47,7 +47,7 @@ def weak_labels(source: pl.DataFrame) -> pl.DataFrame:
     rows = source.filter(pl.col("step") == pl.col("step").max(), pl.col("split") == "validation")
     rows = rows.with_columns(pl.col("p").fill_nan(None))
     if rows["p"].null_count() == rows.height:
-        return rows.select("example_id", label=pl.col("prediction").cast(pl.Int8))
+        return rows.select("example_id", label=pl.col("prediction"))
     hard = rows.filter(pl.col("p").is_not_null())
     return hard.select("example_id", label=(pl.col("p") > HARD_ABOVE).cast(pl.Int8))
 

@@ -16,7 +16,7 @@ from sweep.yamlfile import Location
 from w2s.caches import appearing_whole
 from w2s.checkpoints import ModelSizes, inspect_checkpoint, llama_shape_sizes
 from w2s.config import Corpus, ModelSource, TaskSpec, TextCorpus
-from w2s.corpora import FACTS_VOCABULARY, check_corpus, corpus_fingerprint
+from w2s.corpora import FACTS_VOCABULARY, check_corpus, corpus_fingerprint, corpus_tokens
 from w2s.errors import W2SError
 from w2s.fingerprints import hash_file
 from w2s.known_models import pretraining_tokens
@@ -147,7 +147,7 @@ def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLoc
 def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCache, lock: RevisionLock) -> ModelInfo:
     if isinstance(rung, ScratchRung):
         corpus = spec.ladder.pretrain.corpus
-        vocabulary = corpus.vocab_size if isinstance(corpus, TextCorpus) else FACTS_VOCABULARY
+        vocabulary = corpus_tokens(corpus) if isinstance(corpus, TextCorpus) else FACTS_VOCABULARY
         sizes = llama_shape_sizes(rung, vocabulary)
         return ModelInfo(
             name=rung.name,

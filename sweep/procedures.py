@@ -231,17 +231,20 @@ def _early_stop(method: EarlyStop, runs: RunMaker, setting: Setting) -> Student:
 @_expand.register(Filter)
 def _filter(method: Filter, runs: RunMaker, setting: Setting) -> Student:
     _refuse_gaps(setting, method_label(method))
+    if setting.task.spec.form == "generate" and method.by not in ("confidence", "random"):
+        raise NotApplicableError(f"filter by {method.by} looks at classes, and this task's labels are texts")
     params: dict = {"by": method.by, "relabel": method.relabel}
     if not method.relabel:
         params["keep"] = method.kept
     parents = [Parent("supervisor", setting.labels.run_id, "predictions")]
-    if method.by != "confidence":
+    if method.by not in ("confidence", "random"):
         activations = runs.activations(setting.strong, setting.task, setting.seed, method.layer, base=setting.base)
         parents.append(Parent("activations", activations.run_id, "activations"))
         params |= {"penalty": method.penalty} if method.by == "probe" else {"k": method.k}
     title = f"labels of {setting.route} filtered by {method.by} for {setting.strong.name} seed {setting.seed}"
     operation = MethodSpec(name=method.name, params=params)
-    labels = runs.labels(setting, operation, tuple(parents), title=title, seed=0)
+    drawn = setting.seed if method.by == "random" else 0  # nothing is drawn otherwise
+    labels = runs.labels(setting, operation, tuple(parents), title=title, seed=drawn)
     route = f"{setting.route} (filtered by {method.by})"
     here = replace(setting, labels=labels, route=route, has_gaps=not method.relabel)
     return expand(build_method(method.student), runs, here)
@@ -250,6 +253,8 @@ def _filter(method: Filter, runs: RunMaker, setting: Setting) -> Student:
 @_expand.register(Ensemble)
 def _ensemble(method: Ensemble, runs: RunMaker, setting: Setting) -> Student:
     _refuse_lost_labels(method, setting, _of_the_grid(runs, setting))
+    if setting.task.spec.form == "generate" and method.rule != "vote":
+        raise NotApplicableError("answers in words cannot be averaged; write rule: vote")
     rungs = list(runs.spec.ladder.rungs)
     names = [rung.name for rung in rungs]
     low = names.index(setting.weak.name)

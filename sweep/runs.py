@@ -10,6 +10,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from sweep.errors import SpecError
 from sweep.inputs import Inputs, ModelInfo, TaskInfo
 from sweep.plan import COMPONENTS, FORMAT, Kind, Parent, Run, digest
 from sweep.resources import STEP_WORK, TRAINED_SHARE, Memory, Sizes, micro_batch_that_fits, trained_parameters
@@ -185,6 +186,10 @@ class RunMaker:
                 checkpointing=written.gradient_checkpointing,
                 frozen_body=written.tune == "head",
             )
+            if task.spec.form == "generate":
+                _refuse_what_does_not_speak(task, rung, model, resolved)
+                # The whole language model learns, head included.
+                memory = replace(memory, does="language_model", trained=model.n_params, frozen_body=False)
             self._memo[key] = (
                 resolved,
                 self.settings_id,
@@ -485,6 +490,14 @@ class RunMaker:
             model=self.inputs.models[fields["rung"]],
             **fields,
         )
+
+
+def _refuse_what_does_not_speak(task: TaskInfo, rung: Any, model: ModelInfo, settings: FinetuneSettings) -> None:
+    of = f"task '{task.spec.name}' is of form generate, which"
+    if not model.causal:
+        raise SpecError(f"{of} needs causal language models, and '{rung.name}' is an encoder; take it off the ladder")
+    if settings.tune != "full":
+        raise SpecError(f"{of} trains the whole language model; '{rung.name}' has finetune.tune: {settings.tune}")
 
 
 def _sizes(model: ModelInfo) -> Sizes:

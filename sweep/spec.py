@@ -17,6 +17,7 @@ from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
     CatalogueTask,
+    ChessTask,
     Config,
     FactsCorpus,
     FactsTask,
@@ -424,6 +425,9 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
             task = task.model_copy(update={"train": absolute(task.train), "test": absolute(task.test)})
         elif isinstance(task, HubTask):
             task = task.model_copy(update={"id": _local_or_id(task.id, folder)})
+        elif isinstance(task, ChessTask):
+            local = None if task.id is None else _local_or_id(task.id, folder)
+            task = task.model_copy(update={"files": absolute(task.files), "games": absolute(task.games), "id": local})
         elif isinstance(task, CatalogueTask) and task.mirror is not None:
             task = task.model_copy(update={"mirror": absolute((task.mirror,))[0]})
         elif isinstance(task, PythonTask):

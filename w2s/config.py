@@ -20,7 +20,8 @@ PositiveInt = Annotated[int, BeforeValidator(_refuse_bool), Field(gt=0)]
 PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
 Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
-Form = Literal["classify", "compare"]  # "generate" joins them with its own issue
+Form = Literal["classify", "compare", "generate"]
+"""`classify`: is a text of class 1? `compare`: which of two replies is better? `generate`: what follows a prompt, in words?"""
 Balance = Literal["paper", "always", "never"]
 """Whether rows of the larger class are left out. `paper` (Burns et al. 2023): the test is balanced exactly, and so are
 the other parts if the larger class exceeds 55 % of the rows that are not test. `always`: every part. `never`: none."""
@@ -71,7 +72,8 @@ class FinetuneSettings(Config):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: PositiveFloat | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`)."""
+    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`). For `generate`, of prompt
+    and answer together; longer prompts are cut on the left."""
     dropout: Fraction = 0.0
     eval_every: PositiveInt | None = None
     """Optimisation steps between evaluations; the end is always evaluated."""
@@ -138,7 +140,43 @@ class TextCorpus(Config):
     vocab_size: Annotated[int, Field(ge=260)] = 2048
 
 
-Corpus = Annotated[FactsCorpus | TextCorpus, Field(discriminator="kind")]
+class SelfPlay(Config):
+    """Chess puzzles from games of a seeded random player against itself, proven by search (w2s/chess/selfplay.py)."""
+
+    puzzles: PositiveInt = 5000
+    seed: int = 0
+    mate_in: Literal[1, 2] = 1
+    """Moves of the side that mates."""
+    max_plies: Annotated[int, Field(ge=4, le=300)] = 30
+    """Half-moves of a game; longer ones are given up. Short games are short prompts."""
+
+
+Shown = Literal["moves", "fen"]
+"""How a chess position is put to a model: by the game that led to it, or by its FEN."""
+
+
+class ChessCorpus(TextCorpus):
+    """Chess games, each up to a mate: of the random player, of other seeds than any task's, and from files.
+
+    Its tokenizer has one token for each square, piece and move number.
+    """
+
+    kind: Literal["chess"] = "chess"  # pyright: ignore[reportIncompatibleVariableOverride]
+    files: tuple[str, ...] = ()
+    """Games beside those of self-play: PGN (.pgn, .pgn.gz, .pgn.txt.gz), or tables with a column `moves_uci`."""
+    self_play: SelfPlay | None = SelfPlay(puzzles=20_000)
+    """None: only the files."""
+    show: Shown = "moves"
+    """`fen`: a document is the last position's FEN and the move that mates; of files, any position and its move."""
+
+    @model_validator(mode="after")
+    def _has_games(self) -> "ChessCorpus":
+        if not self.files and self.self_play is None:
+            raise ValueError("self_play is null and there are no files: a corpus needs games")
+        return self
+
+
+Corpus = Annotated[FactsCorpus | TextCorpus | ChessCorpus, Field(discriminator="kind")]
 
 
 class PretrainSettings(Config):
@@ -221,6 +259,13 @@ class FactsTask(TaskBase):
     prompt: PromptFormat | None = PromptFormat(template="{text}:", answers=(" no", " yes"), separator=". ")
     world_seed: int = 0
 
+    @field_validator("form")
+    @classmethod
+    def _has_no_answers_in_words(cls, form: Form) -> Form:
+        if form == "generate":
+            raise ValueError("facts are true or false: form is classify or compare; for generate bring files")
+        return form
+
     @field_validator("splits", mode="before")
     @classmethod
     def _fill_with_facts_shares(cls, splits: Any) -> Any:
@@ -229,13 +274,16 @@ class FactsTask(TaskBase):
 
 class Columns(Config):
     """Which columns of the source hold what. Unnamed ones are looked for under their own name (`text`, `label`,
-    `chosen`, `rejected`), except for the prompt, which is optional."""
+    `chosen`, `rejected`, and for `generate` `prompt` and `answer`); the prompt of `compare` is optional."""
 
     text: str | None = None
     label: str | None = None
     prompt: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    answer: str | None = None
+    tags: tuple[str, ...] = ()
+    """`generate`: columns by whose values accuracy is also reported; a cell with several values is a list."""
     group: tuple[str, ...] = ()
     """Columns whose equal values tie rows together; tied rows never lie in two parts."""
 
@@ -257,33 +305,39 @@ class RowFormat(TaskBase):
 
     columns: Columns = Columns()
     template: str | None = None
-    """Text built from columns instead of `columns.text`, e.g. "{premise} Question: {hypothesis}"."""
+    """Text, or prompt of `generate`, built from columns instead of `columns.text` or `columns.prompt`, e.g. "{premise}
+    Question: {hypothesis}"."""
     label_values: LabelValues | None = None
     """What the label column's values mean, e.g. {negative: 0, positive: 1}; 0/1 and false/true need no map."""
     prompt_separator: str | None = None
     """`compare` without a prompt column: both texts are cut after the last occurrence, e.g. "\\n\\nAssistant:"."""
     balance: Balance = "never"
+    max_new_tokens: PositiveInt | None = None
+    """`generate`: tokens of an answer with its end, at most; by default a few more than the longest true answer has."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_form(self) -> "RowFormat":
-        of_classify = {
-            "columns.text": self.columns.text,
-            "columns.label": self.columns.label,
-            "template": self.template,
-            "label_values": self.label_values,
+        forms_of: Mapping[str, tuple[Any, tuple[Form, ...]]] = {
+            "columns.text": (self.columns.text, ("classify",)),
+            "columns.label": (self.columns.label, ("classify",)),
+            "template": (self.template, ("classify", "generate")),
+            "label_values": (self.label_values, ("classify",)),
+            "columns.prompt": (self.columns.prompt, ("compare", "generate")),
+            "columns.chosen": (self.columns.chosen, ("compare",)),
+            "columns.rejected": (self.columns.rejected, ("compare",)),
+            "prompt_separator": (self.prompt_separator, ("compare",)),
+            "columns.answer": (self.columns.answer, ("generate",)),
+            "columns.tags": (self.columns.tags or None, ("generate",)),
+            "max_new_tokens": (self.max_new_tokens, ("generate",)),
         }
-        of_compare = {
-            "columns.prompt": self.columns.prompt,
-            "columns.chosen": self.columns.chosen,
-            "columns.rejected": self.columns.rejected,
-            "prompt_separator": self.prompt_separator,
-        }
-        foreign, other = (of_compare, "compare") if self.form == "classify" else (of_classify, "classify")
-        wrong = [key for key, value in foreign.items() if value is not None]
+        wrong = {key: forms for key, (value, forms) in forms_of.items() if value is not None and self.form not in forms}
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: only for form {other}, but form is {self.form}")
+            others = dict.fromkeys(form for forms in wrong.values() for form in forms)
+            raise ValueError(f"{', '.join(wrong)}: only for form {' or '.join(others)}, but form is {self.form}")
         if self.template is not None and self.columns.text is not None:
             raise ValueError("template and columns.text both say what the text is; keep one of them")
+        if self.template is not None and self.columns.prompt is not None:
+            raise ValueError("template and columns.prompt both say what the prompt is; keep one of them")
         if self.prompt_separator is not None and self.columns.prompt is not None:
             raise ValueError("prompt_separator and columns.prompt both say what the prompt is; keep one of them")
         if self.prompt_separator == "":
@@ -312,6 +366,51 @@ class HubTask(RowFormat):
     train: str = "train"
     """Name of the split to train on."""
     test: str | None = None
+
+
+class ChessTask(TaskBase):
+    """Chess puzzles: find the move (form `generate`). From self-play, or from lichess: files, or a hub data set.
+
+    Of files and hub, three layouts are known by their columns: lichess puzzles with GameUrl (the CSV of
+    database.lichess.org and early hub files) or GameId (later hub files), and id, ctx, target (EleutherAI's).
+    """
+
+    source: Literal["chess"]
+    form: Form = "generate"
+    files: tuple[str, ...] = ()
+    """Local files (CSV, TSV, JSONL, Parquet, plain or gzipped)."""
+    id: str | None = None
+    """Hub data set, or a folder with a copy: Lichess/chess-puzzles, EleutherAI/lichess-puzzles."""
+    revision: str | None = None
+    self_play: SelfPlay | None = None
+    """Where neither files nor an id is given; null means its defaults."""
+    show: Shown = "moves"
+    """`moves` needs the game: lichess puzzles without one are left out, see `games`."""
+    games: tuple[str, ...] = ()
+    """Files with columns `game_id` and `moves_uci`: the games that lichess puzzles are from."""
+    illegal: Literal["refuse", "skip"] = "refuse"
+    """What to do about rows against the rules of chess: stop, naming row and reason, or leave them out and count."""
+    ratings: tuple[int, int] | None = None
+    """Lowest and highest rating of lichess puzzles, both included."""
+    themes: tuple[str, ...] = ()
+    """Only puzzles with one of these themes, for instance [mateIn1]."""
+    limit: PositiveInt | None = None
+    """At most as many puzzles, chosen by a hash of their ids."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ChessTask":
+        given = [name for name in ("files", "id", "self_play") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; puzzles come from one source: keep one of them")
+        if self.form != "generate":
+            raise ValueError(f"form is {self.form}, but a chess puzzle asks for a move: form is generate")
+        if not (self.files or self.id):
+            wrong = [name for name in ("games", "ratings", "themes", "limit", "revision") if getattr(self, name)]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)}: only for puzzles from files or an id, not for self-play")
+        if self.ratings is not None and self.ratings[0] > self.ratings[1]:
+            raise ValueError(f"ratings are {list(self.ratings)}; the lowest comes first")
+        return self
 
 
 class CatalogueTask(TaskBase):
@@ -378,7 +477,7 @@ class PythonTask(TaskBase):
     balance: Balance = "never"
 
 
-TaskSpec = Annotated[FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask, Field(discriminator="source")]
+TaskSpec = Annotated[FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask | ChessTask, Field(discriminator="source")]
 
 
 class MethodSpec(Config):
@@ -392,7 +491,7 @@ class TokenizerRun(Config):
     """Train a byte-level BPE tokenizer on a text corpus."""
 
     kind: Literal["tokenizer"] = "tokenizer"
-    corpus: TextCorpus
+    corpus: Annotated[TextCorpus | ChessCorpus, Field(discriminator="kind")]
 
 
 class PretrainRun(Config):

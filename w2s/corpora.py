@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from w2s.config import Corpus, FactsCorpus, TextCorpus
+from w2s.config import ChessCorpus, Corpus, FactsCorpus, TextCorpus
 from w2s.errors import DataError
 from w2s.fingerprints import HashFile, digest, hash_file
 from w2s.tasks.facts import ENTITIES, PROPERTIES, make_world
@@ -42,7 +42,7 @@ def facts_tokenizer() -> "PreTrainedTokenizerFast":
 
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(FACTS_TOKENS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+is\s+|[\s:.]+"), behavior="removed")
-    return _wrap(tokenizer, eos=None)
+    return as_fast_tokenizer(tokenizer, eos=None)
 
 
 def facts_documents(corpus: FactsCorpus, n_tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -79,6 +79,10 @@ def read_texts(corpus: TextCorpus) -> list[str]:
     Raises:
         DataError: A file is missing, unreadable, lacks a column, or there is no text at all.
     """
+    if isinstance(corpus, ChessCorpus):
+        from w2s.chess.corpus import chess_texts
+
+        return chess_texts(corpus)
     texts = [text for file in corpus.files for text in _texts_of(corpus, Path(file))]
     if not texts:
         raise DataError(f"corpus: {', '.join(corpus.files)} hold no text in {', '.join(corpus.columns)}")
@@ -91,6 +95,11 @@ def check_corpus(corpus: Corpus) -> None:
     Raises:
         DataError: See `read_texts`.
     """
+    if isinstance(corpus, ChessCorpus):
+        from w2s.chess.corpus import check_chess_corpus
+
+        check_chess_corpus(corpus)
+        return
     if not isinstance(corpus, TextCorpus):
         return
     any_text = False
@@ -120,6 +129,28 @@ def _texts_of(corpus: TextCorpus, file: Path, *, limit: int | None = None) -> li
     ]
 
 
+def corpus_tokens(corpus: TextCorpus) -> int:
+    """Size of a text corpus's vocabulary; of a trained one, at most."""
+    if isinstance(corpus, ChessCorpus):
+        from w2s.chess.tokens import chess_vocabulary
+
+        return chess_vocabulary()
+    return corpus.vocab_size
+
+
+def tokenizer_for(corpus: TextCorpus) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a text corpus: trained on it, or for chess, which is known beforehand.
+
+    Raises:
+        DataError: See `read_texts`.
+    """
+    if isinstance(corpus, ChessCorpus):
+        from w2s.chess.tokens import chess_tokenizer
+
+        return chess_tokenizer()
+    return train_bpe(read_texts(corpus), corpus.vocab_size)
+
+
 def train_bpe(texts: Sequence[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE tokenizer: any text can be encoded, there is no unknown token.
 
@@ -142,7 +173,7 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> "PreTrainedTokenizerFast
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _wrap(tokenizer, eos=EOS)
+    return as_fast_tokenizer(tokenizer, eos=EOS)
 
 
 def text_token_stream(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> np.ndarray:
@@ -177,11 +208,16 @@ def corpus_fingerprint(corpus: Corpus, *, hash_file: HashFile = hash_file) -> st
     """
     content = corpus.model_dump(mode="json", exclude={"files"}) | {"version": CORPUS_VERSION}
     if isinstance(corpus, TextCorpus):
-        content["files"] = [file_identity(Path(file), hash_file, also=("txt",)) for file in corpus.files]
+        also = ("pgn", "txt") if isinstance(corpus, ChessCorpus) else ("txt",)
+        content["files"] = [file_identity(Path(file), hash_file, also=also) for file in corpus.files]
+    if isinstance(corpus, ChessCorpus):
+        from w2s.chess.corpus import chess_corpus_identity
+
+        content |= chess_corpus_identity(corpus)
     return digest(content)
 
 
-def _wrap(tokenizer: "Tokenizer", *, eos: str | None) -> "PreTrainedTokenizerFast":
+def as_fast_tokenizer(tokenizer: "Tokenizer", *, eos: str | None) -> "PreTrainedTokenizerFast":
     """In Hugging Face form, with <bos> in front of every text and padding on the right."""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast

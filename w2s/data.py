@@ -45,7 +45,8 @@ class Identified(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token rows of a task, end to end. `compare` has two rows per example, first and second reply."""
+    """Token rows of a task, end to end. `compare` has two rows per example, first and second reply; `generate` one, its
+    prompt without the answer."""
 
     ids: np.ndarray
     """Token ids, int32, shape [all tokens]."""
@@ -87,7 +88,7 @@ class Examples:
     ids: np.ndarray
     """Example ids, str objects, shape [examples]."""
     gold: np.ndarray
-    """True labels, int8, shape [examples]."""
+    """True labels, int8, or for `generate` true answers, str objects, shape [examples]."""
     tokens: Tokens
     rows: np.ndarray
     """Token rows of each example, int64, shape [examples, 1] or, for `compare`, [examples, 2]."""
@@ -126,7 +127,7 @@ class Examples:
             return self
         kept = np.array([example_id not in ids for example_id in self.ids], dtype=bool)
         if not kept.any():
-            raise DataError(f"none of the {len(self)} examples to learn from has a label")
+            raise DataError(f"none of the {len(self)} examples to learn from has {a_label(self.form)}")
         return Examples(self.form, self.ids[kept], self.gold[kept], self.tokens, self.rows[kept])
 
     def work(self) -> Work:
@@ -164,10 +165,47 @@ class TokenisedTask:
         return Examples(
             form=self.data.form,
             ids=frame["example_id"].to_numpy(),
-            gold=frame["label"].to_numpy().astype(np.int8),
+            gold=gold_of(frame, self.data.form),
             tokens=self.tokens,
             rows=rows,
         )
+
+
+def a_label(form: Form) -> str:
+    """What an example has, in words."""
+    return "an answer" if form == "generate" else "a label"
+
+
+def gold_of(frame: pl.DataFrame, form: Form) -> np.ndarray:
+    """The truth of a task's rows, shape [rows]: labels as int8, or for `generate` answers as str objects."""
+    if form == "generate":
+        return np.array(frame["answer"].to_list(), dtype=object)
+    return frame["label"].to_numpy().astype(np.int8)
+
+
+def attach_weak_answers(examples: Identified, labels: pl.DataFrame) -> list[str | None]:
+    """The supervisor's completion for each example, found by id; None where it said nothing or its answer was taken out.
+
+    Args:
+        examples: What is to be labelled.
+        labels: Columns `example_id` and `prediction`; rows of other examples are ignored.
+
+    Raises:
+        DataError: An example is not among the labels, or has two different answers.
+    """
+    answers: dict[str, str | None] = {}
+    for example_id, answer in labels.select("example_id", "prediction").unique(maintain_order=True).iter_rows():
+        if example_id in answers:
+            raise DataError(f"example {example_id} has several weak answers: {answers[example_id]!r} and {answer!r}")
+        answers[example_id] = answer
+    missing = [example_id for example_id in examples.ids if example_id not in answers]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(examples.ids)} examples have no weak answer, the first: {_first_ids(missing)}; the "
+            "supervisor's predictions must come from the same task and splits"
+        )
+    found = (answers[example_id] for example_id in examples.ids)
+    return [answer if answer is not None and answer.strip() else None for answer in found]
 
 
 def attach_weak_labels(examples: Identified, labels: pl.DataFrame) -> np.ndarray:
@@ -199,7 +237,10 @@ def attach_weak_labels(examples: Identified, labels: pl.DataFrame) -> np.ndarray
 
 
 def unlabelled(labels: pl.DataFrame) -> set[str]:
-    """Ids of the examples that are there without a label: rows that a filter or a control took out."""
+    """Ids of the examples that are there without a label: rows that a filter or a control took out, and for `generate`
+    those for which the supervisor found no words."""
+    if labels.schema.get("prediction") == pl.String:
+        return set(labels.filter(pl.col("prediction").fill_null("").str.strip_chars() == "")["example_id"])
     return set(labels.filter(pl.col("p").is_null())["example_id"])
 
 
@@ -225,7 +266,7 @@ def load_tokenised(
     data = load_examples(spec)
     task = task_fingerprint(spec, hash_file=hash_once)
     content: list[Any] = [TOKENS_FORMAT, task, tokenizer_fingerprint(tokenizer), max_length, data.form]
-    keep_end = data.form == "compare"
+    keep_end = data.form != "classify"
     if stated_labels is not None:
         sentences = default_sentences(spec)
         labels = dict(zip(stated_labels["example_id"], stated_labels["p"], strict=True))
@@ -250,19 +291,20 @@ def tokenise(
 ) -> Tokens:
     """Tokens of every example in the order of the frame.
 
-    Longer texts are cut to `max_length` tokens: on the right for `classify`, on the left for `compare`, where the
-    reply stands at the end, or as `keep_end` says. Special tokens that the tokenizer puts around a text stay.
+    Longer texts are cut to `max_length` tokens: on the right for `classify`, on the left for the others, where the
+    reply or the question stands at the end, or as `keep_end` says. Special tokens that the tokenizer puts around a text
+    stay; but of a prompt only those in front, as an answer follows.
 
     Raises:
         DataError: The tokenizer knows none of the words of more than half of the texts.
     """
-    keep_end = data.form == "compare" if keep_end is None else keep_end
+    keep_end = data.form != "classify" if keep_end is None else keep_end
     if data.form == "compare":
         prompts = data.frame["prompt"].to_list()
         replies = zip(data.frame["first"].to_list(), data.frame["second"].to_list(), strict=True)
         texts = [prompt + reply for prompt, pair in zip(prompts, replies, strict=True) for reply in pair]
     else:
-        texts = data.frame["text"].to_list()
+        texts = data.frame["prompt" if data.form == "generate" else "text"].to_list()
     encoded = tokenizer(
         texts, truncation=False, padding=False, return_attention_mask=False, return_special_tokens_mask=True,
         verbose=False,
@@ -271,6 +313,11 @@ def tokenise(
     _refuse_empty(texts, rows, encoded["special_tokens_mask"], tokenizer)  # pyright: ignore[reportArgumentType]
     cut = np.zeros(len(rows), dtype=bool)
     for i, row in enumerate(rows):
+        if data.form == "generate":
+            flags: Any = encoded["special_tokens_mask"][i]
+            behind = next((j for j, flag in enumerate(reversed(flags)) if not flag), 0)
+            rows[i] = row = row[: len(row) - behind]
+            encoded["special_tokens_mask"][i] = flags[: len(row)]  # pyright: ignore[reportIndexIssue]
         if len(row) > max_length:
             special: Sequence[int] = encoded["special_tokens_mask"][i]  # pyright: ignore
             rows[i], cut[i] = shorten(row, special, max_length, keep_end=keep_end), True

@@ -23,6 +23,7 @@ from w2s.config import (
     TokenizerRun,
 )
 from w2s.distributed import Shard
+from w2s.kinds.answers import run_answers
 from w2s.kinds.common import HISTORY_SCHEMA, METRICS, Inputs, RunResult
 from w2s.kinds.reading import run_activations, run_probe, run_prompt
 from w2s.kinds.tables import run_labels
@@ -54,6 +55,8 @@ def run_one(spec: RunSpec, inputs: Inputs) -> RunResult:
             match spec:
                 case PretrainRun():
                     result = run_pretrain(spec, inputs)
+                case FinetuneRun() if spec.task.form == "generate":
+                    result = run_answers(spec, inputs)
                 case FinetuneRun():
                     result = run_finetune(spec, inputs)
                 case GenerativeRun():

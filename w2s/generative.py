@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from w2s.config import FinetuneSettings, ModelSource
 from w2s.data import Batch, BatchOrder, Examples, TokenisedTask, micro_batches
+from w2s.decoding import Step, next_logits
 from w2s.distributed import HERE, WHOLE, Placement, Shard
 from w2s.errors import DataError, ModelError, TrainingError
 from w2s.finetune import COMPILED_LENGTH_MULTIPLE
@@ -93,68 +94,23 @@ def finetune_language_model(
             "set tune: full for it"
         )
     shard, train = placement.shard, texts_of(task, parts)
-    model = _prepared(source, settings, device, shard)
+    model = prepared(source, settings, device, shard)
     order = BatchOrder(len(train), settings.batch_size, settings.epochs, seed)
-    warmup = warmup_steps(order.steps, settings.warmup_fraction)
-    optimiser = adamw_for(
-        model.parameters(),
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        shard=shard,
+    course = train_language_model(
+        model,
+        train,
+        order,
+        settings=settings,
+        seed=seed,
+        every=max(1, order.steps // HISTORY_ROWS),
+        what="generative finetuning",
+        identity=identity,
+        placement=placement,
     )
-    every = max(1, order.steps // HISTORY_ROWS)
-    step, tokens, history = 0, 0, []
-    loss_sum, loss_steps = torch.zeros((), device=device), 0
-    pace = Pace(placement, identity, order.steps, device)
-    if stored := pace.load():
-        optimiser.load_state(stored["optimiser"])
-        step, tokens, history = stored["step"], stored["tokens"], stored["history"]
-        loss_sum, loss_steps = stored["loss_sum"].to(device), stored["loss_steps"]
-
-    def state() -> dict[str, Any]:
-        kept = {"step": step, "tokens": tokens, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
-        return kept | {"optimiser": optimiser.state()}
-
-    while step < order.steps:
-        positions = order.positions(step)
-        if settings.dropout > 0:
-            torch.manual_seed(torch_seed(seed, Role.DROPOUT, step * shard.world + shard.rank))
-        optimiser.zero_grad()
-        loss = _batch_gradient(model, train, positions, settings, shard)
-        loss_sum += pace.sum(loss)
-        rate = settings.learning_rate * rate_factor(step, order.steps, schedule=settings.schedule, warmup=warmup)
-        optimiser.step(rate)
-        step, loss_steps = step + 1, loss_steps + 1
-        tokens += int(train.tokens.lengths[train.rows[positions]].sum())
-        if step == order.steps or step % every == 0:
-            mean = float(loss_sum) / loss_steps
-            if not math.isfinite(mean):
-                raise TrainingError(
-                    f"generative finetuning's loss is {mean} by step {step} of {order.steps} (all was finite at step "
-                    f"{history[-1]['step'] if history else 0}). The likely cause is a learning rate too high for this "
-                    f"model: it is {settings.learning_rate:g}; try a third of it, a warmup_fraction of 0.05, or a "
-                    "smaller clip_norm"
-                )
-            history.append(
-                {
-                    "step": step,
-                    "step_fraction": step / order.steps,
-                    "train_loss": mean,
-                    "validation_loss": None,
-                    "validation_weak_loss": None,
-                    "learning_rate": rate,
-                    "tokens": tokens,
-                }
-            )
-            loss_sum, loss_steps = torch.zeros((), device=device), 0
-        pace.after(step, state)
-
-    optimiser.release()
     sizes = causal_sizes(model.lm, head_reads="every token")
     return Generated(
-        model=_whole(model, shard) if keep_model else None,
-        history=history,
+        model=whole_language_model(model, shard) if keep_model else None,
+        history=course.history,
         steps=order.steps,
         trained=train.work() * settings.epochs,
         sizes=sizes,
@@ -164,8 +120,125 @@ def finetune_language_model(
     )
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a training leaves beside the model."""
+
+    history: list[dict[str, Any]]
+    """Rows of the loss history, oldest first: mean cross-entropy per token to predict, in nats."""
+    evaluations: list[dict[str, Any]]
+    """What `evaluate` returned, oldest first."""
+
+
+Evaluate = Callable[[int, bool], tuple[dict[str, float | None], dict[str, Any]]]
+"""From a step, and whether it is the last, to columns of the loss history and anything else that is to be kept: tensors,
+numbers, strings, lists and dictionaries."""
+
+
+def train_language_model(
+    model: "LanguageModel",
+    train: Examples,
+    order: BatchOrder,
+    *,
+    settings: FinetuneSettings,
+    seed: int,
+    every: int | None,
+    what: str,
+    answers: np.ndarray | None = None,
+    evaluate: Evaluate | None = None,
+    identity: str = "",
+    placement: Placement = HERE,
+) -> Course:
+    """Trains a language model in place; the loop of every run that learns to predict tokens.
+
+    Args:
+        model: On its device, or cut over ranks.
+        train: The token rows to learn from.
+        order: Which of them meet in which batch.
+        settings: Resolved settings.
+        seed: Decides dropout.
+        every: Steps between rows of the history, and evaluations; the end has one in any case. None: only the end.
+        what: What this is, for error messages.
+        answers: How many tokens at the end of each row are to be predicted, shape [examples]; None: all after the first.
+        evaluate: Called wherever the history gets a row.
+        identity: Names the run in its scratch folder.
+        placement: Devices, scratch folder, progress.
+
+    Raises:
+        TrainingError: The loss became NaN or infinite.
+        InterruptedRunError: It was asked to stop.
+    """
+    assert isinstance(settings.learning_rate, float), "settings are resolved before"
+    shard, device = placement.shard, model.device
+    warmup = warmup_steps(order.steps, settings.warmup_fraction)
+    optimiser = adamw_for(
+        model.parameters(),
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        shard=shard,
+    )
+    step, tokens = 0, 0
+    history: list[dict[str, Any]] = []
+    evaluations: list[dict[str, Any]] = []
+    loss_sum, loss_steps = torch.zeros((), device=device), 0
+    pace = Pace(placement, identity, order.steps, device)
+    if stored := pace.load():
+        optimiser.load_state(stored["optimiser"])
+        step, tokens, history = stored["step"], stored["tokens"], stored["history"]
+        loss_sum, loss_steps = stored["loss_sum"].to(device), stored["loss_steps"]
+        evaluations = stored.get("evaluations", [])
+
+    def state() -> dict[str, Any]:
+        kept = {"step": step, "tokens": tokens, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
+        return kept | {"evaluations": evaluations, "optimiser": optimiser.state()}
+
+    while step < order.steps:
+        positions = order.positions(step)
+        if settings.dropout > 0:
+            torch.manual_seed(torch_seed(seed, Role.DROPOUT, step * shard.world + shard.rank))
+        optimiser.zero_grad()
+        loss = _batch_gradient(model, train, positions, settings, shard, answers)
+        loss_sum += pace.sum(loss)
+        rate = settings.learning_rate * rate_factor(step, order.steps, schedule=settings.schedule, warmup=warmup)
+        optimiser.step(rate)
+        step, loss_steps = step + 1, loss_steps + 1
+        tokens += int(train.tokens.lengths[train.rows[positions]].sum())
+        if step == order.steps or (every and step % every == 0):
+            mean = float(loss_sum) / loss_steps
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"the loss of {what} is {mean} by step {step} of {order.steps} (all was finite at step "
+                    f"{history[-1]['step'] if history else 0}). The likely cause is a learning rate too high for this "
+                    f"model: it is {settings.learning_rate:g}; try a third of it, a warmup_fraction of 0.05, or a "
+                    "smaller clip_norm"
+                )
+            row = {
+                "step": step,
+                "step_fraction": step / order.steps,
+                "train_loss": mean,
+                "validation_loss": None,
+                "validation_weak_loss": None,
+                "learning_rate": rate,
+                "tokens": tokens,
+            }
+            if evaluate is not None:
+                losses, kept = evaluate(step, step == order.steps)
+                row |= losses
+                evaluations.append(kept)
+            history.append(row)
+            loss_sum, loss_steps = torch.zeros((), device=device), 0
+        pace.after(step, state)
+
+    optimiser.release()
+    return Course(history, evaluations)
+
+
 class LanguageModel(nn.Module):
-    """A causal language model whose forward pass is its loss."""
+    """A causal language model whose forward pass is its loss, or a step of decoding.
+
+    Both go through `forward`, since parameters that are cut over ranks are only there while it runs.
+    """
 
     def __init__(self, lm: Any, autocast: torch.dtype | None = None) -> None:
         super().__init__()
@@ -177,10 +250,10 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         return self.lm.device
 
-    def forward(self, batch: Batch) -> Tensor:
-        """See `next_token_loss`."""
+    def forward(self, batch: Batch | Step, answers: np.ndarray | None = None) -> Tensor:
+        """See `next_token_loss` and `w2s.decoding.next_logits`."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            return next_token_loss(self.lm, batch)
+            return next_logits(self.lm, batch) if isinstance(batch, Step) else next_token_loss(self.lm, batch, answers)
 
 
 def texts_of(task: TokenisedTask, parts: Sequence[str]) -> Examples:
@@ -201,12 +274,13 @@ def texts_of(task: TokenisedTask, parts: Sequence[str]) -> Examples:
     return examples
 
 
-def next_token_loss(model: Any, batch: Batch) -> Tensor:
+def next_token_loss(model: Any, batch: Batch, answers: np.ndarray | None = None) -> Tensor:
     """Summed cross-entropy in nats of every real token after the first of its row, shape [].
 
     Args:
         model: Causal language model.
         batch: Token rows, padded on the right; at least one has two tokens.
+        answers: How many tokens at the end of each row count, below its length, shape [rows]; None: all but the first.
     """
     # The last token predicts nothing: it is only a target.
     read = batch.lengths - 1
@@ -215,8 +289,11 @@ def next_token_loss(model: Any, batch: Batch) -> Tensor:
     lengths = torch.from_numpy(np.maximum(read, 1)).to(model.device) if (read != inputs.shape[1]).any() else None
     hidden = hidden_states(model, inputs, lengths).flatten(0, 1)
     targets = torch.from_numpy(batch.ids[:, 1:].reshape(-1)).to(model.device)
-    if lengths is not None:
-        real = torch.from_numpy(np.flatnonzero(np.arange(inputs.shape[1]) < read[:, None])).to(model.device)
+    if lengths is not None or answers is not None:
+        counted = np.arange(inputs.shape[1]) < read[:, None]
+        if answers is not None:
+            counted &= np.arange(inputs.shape[1]) >= (read - answers)[:, None]
+        real = torch.from_numpy(np.flatnonzero(counted)).to(model.device)
         hidden, targets = hidden[real], targets[real]
     return F.cross_entropy(logits(model, hidden).float(), targets, reduction="sum")
 
@@ -231,7 +308,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | model.w2s_published, indent=2) + "\n")
 
 
-def _prepared(source: ModelSource, settings: FinetuneSettings, device: torch.device, shard: Shard) -> LanguageModel:
+def prepared(source: ModelSource, settings: FinetuneSettings, device: torch.device, shard: Shard) -> LanguageModel:
     """The model as `settings` want it trained."""
     autocast = autocast_of(settings, device)
 
@@ -265,7 +342,7 @@ def _prepared(source: ModelSource, settings: FinetuneSettings, device: torch.dev
     return model
 
 
-def _whole(model: LanguageModel, shard: Shard) -> Any:
+def whole_language_model(model: LanguageModel, shard: Shard) -> Any:
     """The language model in evaluation mode; where it is cut over ranks, gathered on the CPU of rank 0, else None."""
     if model.blank is None:
         return model.lm.eval()
@@ -277,21 +354,28 @@ def _whole(model: LanguageModel, shard: Shard) -> Any:
 
 
 def _batch_gradient(
-    model: LanguageModel, train: Examples, positions: np.ndarray, settings: FinetuneSettings, shard: Shard = WHOLE
+    model: LanguageModel,
+    train: Examples,
+    positions: np.ndarray,
+    settings: FinetuneSettings,
+    shard: Shard = WHOLE,
+    answers: np.ndarray | None = None,
 ) -> Tensor:
     """Adds the gradient of this rank's share of the batch; returns its part of the mean loss per token, shape [].
 
     The mean is over all tokens to predict in the whole batch, so that neither ranks nor micro-batches weigh in.
     """
     assert isinstance(settings.micro_batch_size, int)
-    predicted = int((train.tokens.lengths[train.rows[positions]] - 1).sum())
+    counted = train.tokens.lengths[train.rows[positions]] - 1 if answers is None else answers[positions]
+    predicted = int(counted.sum())
     mine = positions[shard.slice(len(positions))]
     multiple = COMPILED_LENGTH_MULTIPLE if settings.compile else 1
     total = torch.zeros((), device=model.device)
     pieces = [mine[piece] for piece in micro_batches(mine, train.lengths, settings.micro_batch_size)]
     pieces = [piece for piece in pieces if int(train.lengths[piece].max()) > 1]
     for piece in pieces:
-        loss = model(train.batch(piece, length_multiple=multiple)) / predicted
+        some = None if answers is None else answers[piece]
+        loss = model(train.batch(piece, length_multiple=multiple), some) / predicted
         loss.backward()
         total += loss.detach()
     if shard.is_sharded:

@@ -1,6 +1,6 @@
 """Log-odds of whole parts, and the table of predictions that a run leaves."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,17 @@ SCHEMA = {
     "correct": pl.Boolean,
     "p": pl.Float32,
 }
+
+ANSWERS_SCHEMA = SCHEMA | {
+    "gold": pl.String,
+    "prediction": pl.String,
+    "log_prob": pl.Float32,
+    "accepted": pl.Boolean,
+}
+"""Of `generate`. `p` is null; `log_prob` is the mean log-probability of a completion's tokens, null where no model made
+it; `accepted` is another verdict that the task gives, and null where it gives none."""
+Judge = Callable[[str, str, str], bool | None]
+"""From prompt, true answer and completion to whether the completion is acceptable, be it another; None: not judged."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,45 @@ def labels_table(labels: Mapping[str, np.ndarray], splits: Mapping[str, Identifi
     frames += [
         _split_table(split, 0, splits[split], p).with_columns(pl.col("p").fill_nan(None)) for split, p in labels.items()
     ]
+    return pl.concat(frames).sort("split", "step", "example_id")
+
+
+def answers_table(
+    said: Iterable[tuple[int, str, Sequence[str | None], np.ndarray | None]],
+    splits: Mapping[str, Identified],
+    *,
+    judge: Judge | None = None,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+) -> pl.DataFrame:
+    """Predictions of `generate`: one row per example and evaluation, sorted by (split, step, example_id).
+
+    Args:
+        said: Step, split, completions in the order of the split's examples, and their mean log-probabilities. No
+            completion, or a blank one, is not learned from by a student, and wrong.
+        splits: Ids and true answers.
+        judge: Of the task, for `accepted`.
+        prompts: As texts, by split and in the same order; for `judge`.
+    """
+    frames = [pl.DataFrame(schema=ANSWERS_SCHEMA)]
+    for step, split, completions, log_prob in said:
+        gold = [str(answer) for answer in splits[split].gold]
+        correct = [c is not None and c.strip() == g.strip() for c, g in zip(completions, gold, strict=True)]
+        accepted: list[bool | None] = [None] * len(gold)
+        if judge is not None and prompts is not None:
+            asked = zip(prompts[split], gold, completions, strict=True)
+            accepted = [None if said is None else judge(prompt, right, said) for prompt, right, said in asked]
+        columns = {
+            "example_id": splits[split].ids.tolist(),
+            "split": [split] * len(gold),
+            "step": np.full(len(gold), step),
+            "gold": gold,
+            "prediction": list(completions),
+            "correct": correct,
+            "p": pl.Series([None] * len(gold), dtype=pl.Float32),
+            "log_prob": pl.Series([None] * len(gold), dtype=pl.Float32) if log_prob is None else log_prob,
+            "accepted": pl.Series(accepted, dtype=pl.Boolean),
+        }
+        frames.append(pl.DataFrame(columns, schema_overrides=ANSWERS_SCHEMA).select(*ANSWERS_SCHEMA))
     return pl.concat(frames).sort("split", "step", "example_id")
 
 

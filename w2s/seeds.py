@@ -18,6 +18,8 @@ class Role(IntEnum):
     ADAPTER = 8
     SHOTS = 9
     LABELS = 10
+    PUZZLES = 16
+    CHESS_CORPUS = 17
 
 
 def stream(seed: int, role: Role, index: int = 0) -> np.random.Generator:

@@ -156,8 +156,10 @@ def run_science(run: Run, store: Store, placement: Placement, on_progress: Calla
 
 
 def _final_predictions(store: Store, run_id: str) -> pl.DataFrame:
-    frame = pl.read_parquet(store.read(run_id, "predictions.parquet"), columns=["example_id", "split", "step", "p"])
-    return frame.filter(pl.col("step") == pl.col("step").max()).select("example_id", "p")
+    frame = pl.read_parquet(store.read(run_id, "predictions.parquet"))
+    answers = frame.schema["prediction"] == pl.String
+    said = ("prediction", "log_prob") if answers else ("p",)
+    return frame.filter(pl.col("step") == pl.col("step").max()).select("example_id", *said)
 
 
 def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, seconds: float) -> None:

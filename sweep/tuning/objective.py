@@ -141,6 +141,7 @@ class Scorer:
         return float((joined["prediction"] == joined["label"]).mean())  # type: ignore[arg-type]
 
     def _weak_log_loss(self, rows: pl.DataFrame, supervisor_id: str, student_id: str) -> float:
+        self._probabilities(rows, student_id)  # refuses answers in words
         weak = _validation(_final(self._predictions(supervisor_id)), supervisor_id)
         soft = pl.coalesce(pl.col("p").fill_nan(None), pl.col("prediction").cast(pl.Float32))
         joined = rows.join(weak.select("example_id", w=soft), on="example_id", how="inner").drop_nulls("w")
@@ -159,6 +160,9 @@ class Scorer:
         if self.reads_ground_truth:
             columns.append("gold")
         rows = pl.read_parquet(io.BytesIO(self._store.read(run_id, "predictions.parquet")), columns=columns)
+        if rows.schema["prediction"] == pl.String:  # answers in words are equal if they are but for white space around
+            texts = [name for name in ("prediction", "gold") if name in columns]
+            rows = rows.with_columns(pl.col(texts).fill_null("").str.strip_chars())
         if not self.reads_ground_truth:
             return rows
         return rows.with_columns(gold=pl.when(pl.col("split") == "validation").then(pl.col("gold")))

@@ -35,7 +35,7 @@ def checkpoints(tmp_path_factory):
 def tasks(tmp_path_factory):
     """A learnable task per form."""
     root = tmp_path_factory.mktemp("tasks")
-    return {form: make_task(root, form=form) for form in ("classify", "compare")}
+    return {form: make_task(root, form=form) for form in ("classify", "compare", "generate")}
 
 
 @pytest.fixture(scope="session")

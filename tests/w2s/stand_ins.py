@@ -59,7 +59,7 @@ def make_checkpoint(
 
 
 def make_task(folder: Path, *, form: str = "classify", n: int = 240) -> FilesTask:
-    """A learnable task in a JSONL file: does a sentence hold "red" or "gold"?"""
+    """A learnable task in a JSONL file: does a sentence hold "red" or "gold"? For `generate`: what is its last word?"""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{form}.jsonl"
     texts = sentences(n)
@@ -67,6 +67,9 @@ def make_task(folder: Path, *, form: str = "classify", n: int = 240) -> FilesTas
     if form == "classify":
         rows = [{"text": text, "label": int("red" in text or "gold" in text)} for text in texts]
         columns = Columns(text="text", label="label")
+    elif form == "generate":
+        rows = [{"prompt": f"{text}:", "answer": f" {text.split()[-1]}", "length": len(text.split())} for text in texts]
+        columns = Columns(tags=("length",))
     else:
         rows = [
             {"prompt": f"say {i}:", "chosen": f" {text} red gold", "rejected": f" {text} salt"}

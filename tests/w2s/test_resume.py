@@ -22,6 +22,7 @@ def specs(tasks, checkpoints):
     finetune = {"kind": "ground_truth", "task": task, "model": source, "train_part": "supervise", "seed": 0}
     return {
         "finetune": FinetuneRun(**finetune, settings=quick(eval_every=2, dropout=0.1)),
+        "answers": FinetuneRun(**finetune | {"task": tasks["generate"]}, settings=quick(eval_every=2, dropout=0.1)),
         "texts": GenerativeRun(task=task, model=source, settings=quick(dropout=0.1), parts=("supervise",), seed=0),
         "rung": PretrainRun(shape=shape, settings=rung, seed=0),
     }
@@ -35,7 +36,7 @@ def stopped(spec, inputs, after):
     return str(told.value)
 
 
-@pytest.mark.parametrize("kind", ["finetune", "texts", "rung"])
+@pytest.mark.parametrize("kind", ["finetune", "answers", "texts", "rung"])
 def test_a_run_that_is_stopped_twice_ends_with_the_same_bits(specs, cache_dir, tmp_path, kind):
     undisturbed = run_one(specs[kind], Inputs(cache_dir=cache_dir))
     here = Inputs(cache_dir=cache_dir, scratch_dir=tmp_path / "scratch")

@@ -190,7 +190,7 @@ def test_prompts_can_have_a_column_of_their_own(tmp_path):
     ("settings", "message"),
     [
         ({"columns": {"chosen": "a"}}, "columns.chosen: only for form compare, but form is classify"),
-        ({"form": "compare", "template": "{a}"}, "template: only for form classify, but form is compare"),
+        ({"form": "compare", "template": "{a}"}, "template: only for form classify or generate, but form is compare"),
         ({"template": "{a}", "columns": {"text": "a"}}, "keep one of them"),
         ({"form": "compare", "prompt_separator": "a", "columns": {"prompt": "a"}}, "keep one of them"),
         ({"form": "compare", "prompt_separator": ""}, "prompt_separator is empty"),

@@ -41,6 +41,7 @@ METRICS = (
     "micro_batch_size",
     "micro_batch_shrunk",
     "truncated",
+    "not_learned",
 )
 
 
@@ -56,9 +57,10 @@ class Inputs:
     """The trained tokenizer, for pretraining on text."""
     weak_labels: pl.DataFrame | None = None
     """The supervisor's predictions: columns `example_id` and `p`, covering the training part and validation. Rows whose
-    `p` is null are not learned from."""
+    `p` is null are not learned from. For `generate`, `prediction` in place of `p`, where null or blank ones are not."""
     predictions: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    """For `LabelsRun`, final predictions of its parents by role; columns `example_id`, `split` and `p`."""
+    """For `LabelsRun`, final predictions of its parents by role; columns `example_id` and `p`, or for `generate`
+    `prediction` and `log_prob`."""
     activations_dir: Path | None = None
     """What an `ActivationsRun` left."""
     scratch_dir: Path | None = None

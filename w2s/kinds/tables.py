@@ -9,13 +9,22 @@ import polars as pl
 
 from w2s.activations import load_activations
 from w2s.config import LabelsRun, TaskSpec
-from w2s.data import attach_weak_labels, load_examples
+from w2s.data import attach_weak_labels, gold_of, load_examples
 from w2s.errors import DataError
 from w2s.kinds.common import Inputs, RunResult, history_of, metrics_of
+from w2s.kinds.answer_tables import answers_labels
 from w2s.labelling.controls import control_labels
 from w2s.labelling.difficulty import difficulty, easy_rows
 from w2s.labelling.ensembles import average, vote
-from w2s.labelling.filters import knn_filter, knn_relabel, most_confident, probe_filter, probe_relabel, topological
+from w2s.labelling.filters import (
+    knn_filter,
+    knn_relabel,
+    most_confident,
+    probe_filter,
+    probe_relabel,
+    random_rows,
+    topological,
+)
 from w2s.predict import labels_table
 from w2s.seeds import Role, stream
 
@@ -27,9 +36,9 @@ class Part:
     ids: np.ndarray
     """str objects, shape [examples]."""
     gold: np.ndarray
-    """True labels, int8, shape [examples]."""
+    """True labels, int8, or for `generate` answers, str objects; shape [examples]."""
     texts: list[str]
-    """For `compare`, prompt with both replies."""
+    """For `compare`, prompt with both replies; for `generate`, prompts."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,14 +58,14 @@ class Part:
 def examples_of(task: TaskSpec) -> dict[str, Part]:
     """Every part of a task that runs predict: all but `supervise`."""
     data = load_examples(task)
-    content = ["text"] if data.form == "classify" else ["prompt", "first", "second"]
+    content = {"classify": ["text"], "compare": ["prompt", "first", "second"], "generate": ["prompt"]}[data.form]
     parts = {}
     for name in data.frame["part"].unique().sort():
         if name != "supervise":
             rows = data.part(name).sort("example_id")
             parts[name] = Part(
                 rows["example_id"].to_numpy(),
-                rows["label"].to_numpy().astype(np.int8),
+                gold_of(rows, data.form),
                 rows.select(pl.concat_str(content)).to_series().to_list(),
             )
     return parts
@@ -86,6 +95,8 @@ class _Given:
 
 def run_labels(spec: LabelsRun, inputs: Inputs) -> RunResult:
     """Labels of all parts that runs predict; null on rows that students are not to learn from."""
+    if spec.task.form == "generate":
+        return answers_labels(spec, inputs, examples_of(spec.task))
     operation = _OPERATIONS[spec.operation.name]
     activations = load_activations(inputs.activations_dir) if inputs.activations_dir else None
     splits = examples_of(spec.task)
@@ -123,6 +134,8 @@ def _filter(given: _Given, params: Mapping[str, Any]) -> np.ndarray:
     p = given.p["supervisor"]
     if not given.is_train:
         return p
+    if params["by"] == "random":
+        return random_rows(p, keep=params["keep"], rng=given.rng)
     if params["by"] == "confidence":
         return most_confident(p, keep=params["keep"])
     features = given.features

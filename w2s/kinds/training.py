@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from w2s.config import FinetuneRun, GenerativeRun, PretrainRun, TokenizerRun
-from w2s.corpora import read_texts, train_bpe
+from w2s.corpora import tokenizer_for
 from w2s.data import attach_weak_labels, load_tokenised, unlabelled
 from w2s.finetune import finetune
 from w2s.flops import inference_flops, training_flops
@@ -29,7 +29,7 @@ from w2s.predict import predictions_table
 
 
 def train_tokenizer(spec: TokenizerRun) -> RunResult:
-    tokenizer = train_bpe(read_texts(spec.corpus), spec.corpus.vocab_size)
+    tokenizer = tokenizer_for(spec.corpus)
 
     def save(folder: Path) -> None:
         tokenizer.save_pretrained(folder)

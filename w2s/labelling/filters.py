@@ -43,6 +43,23 @@ def most_confident(p: np.ndarray, *, keep: float) -> np.ndarray:
     return _only(p, kept)
 
 
+def random_rows(p: np.ndarray, *, keep: float, rng: np.random.Generator) -> np.ndarray:
+    """Keeps a share of the rows, whichever: what a filter must be better than, float32, shape [n].
+
+    Args:
+        p: The supervisor's P(class 1), shape [n].
+        keep: Share to keep, above 0 and at most 1; at least one row.
+        rng: Draws them.
+
+    Raises:
+        DataError: A label is no probability.
+    """
+    p = _checked(p)
+    kept = np.zeros(len(p), dtype=bool)
+    kept[rng.permutation(len(p))[: max(1, round(keep * len(p)))]] = True
+    return _only(p, kept)
+
+
 def probe_filter(
     p: np.ndarray,
     features: np.ndarray,

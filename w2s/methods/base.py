@@ -46,6 +46,7 @@ class Method(Config):
     """One line for `w2s methods`."""
     source: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = ("classify", "compare")
+    """Forms of tasks that it is for; `generate`, whose labels are texts, where a method says so."""
 
     @property
     def oracle(self) -> bool:

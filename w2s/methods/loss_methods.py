@@ -1,13 +1,13 @@
 """Methods that are a loss: a new one is one class here, its parameters and its targets or its loss.
 
-All of them work on log-odds, so on both forms of task; for `compare` the log-odds are the margin of the two scores.
+All of them work on log-odds, so on two forms of task, and the plain one on answers in words as well; for `compare` the log-odds are the margin of the two scores.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from w2s.config import Fraction, PositiveFloat
+from w2s.config import Form, Fraction, PositiveFloat
 from w2s.methods.base import LossMethod, Moment, register
 from w2s.schedules import confidence_weight
 
@@ -50,8 +50,9 @@ class Naive(LabelledMethod):
     """Cross-entropy on the weak labels."""
 
     name: ClassVar[str] = "naive"
-    summary: ClassVar[str] = "cross-entropy on the weak labels"
+    summary: ClassVar[str] = "cross-entropy on the weak labels; for `generate`, on the supervisor's completions"
     source: ClassVar[str] = "Burns et al. 2023, section 3"
+    forms: ClassVar[tuple[Form, ...]] = ("classify", "compare", "generate")
 
 
 @register

@@ -27,6 +27,7 @@ def _written(method: MethodSpec) -> dict[str, Any]:
 
 MethodField = Annotated[MethodSpec, BeforeValidator(_as_spec), PlainSerializer(_written)]
 NAIVE = as_method_spec("naive")
+EVERY_FORM: tuple[Form, ...] = ("classify", "compare", "generate")
 
 
 class Procedure(Method):
@@ -47,6 +48,7 @@ class Bootstrap(Procedure):
     name: ClassVar[str] = "bootstrap"
     summary: ClassVar[str] = "chain through intermediate rungs, each labelling for the next"
     source: ClassVar[str] = "Burns et al. 2023, section 4.3.1"
+    forms: ClassVar[tuple[Form, ...]] = EVERY_FORM
 
     chain: Literal["all"] | PositiveInt | tuple[str, ...] = "all"
     """Intermediate rungs between weak and strong: all, every k-th counted from the weak one, or a list of names."""
@@ -83,6 +85,7 @@ class Relabel(Procedure):
     name: ClassVar[str] = "relabel"
     summary: ClassVar[str] = "strong-to-strong rounds: a fresh copy learns from the trained student's labels"
     source: ClassVar[str] = "EleutherAI, Experiments in Weak-to-Strong Generalization, 2024"
+    forms: ClassVar[tuple[Form, ...]] = EVERY_FORM
 
     rounds: PositiveInt = 2
     """How often the labels are replaced by a trained student's."""
@@ -114,6 +117,7 @@ class EarlyStop(Procedure):
     name: ClassVar[str] = "early_stop"
     summary: ClassVar[str] = "the student's best evaluation step instead of its last"
     source: ClassVar[str] = "Burns et al. 2023, section 5.1.1"
+    forms: ClassVar[tuple[Form, ...]] = EVERY_FORM
 
     by: Literal["weak", "oracle", "oracle_test"] = "weak"
     """`weak`: agreement with the weak labels on validation; `oracle`: ground truth on validation; `oracle_test`: on
@@ -131,15 +135,18 @@ class Filter(Procedure):
     name: ClassVar[str] = "filter"
     summary: ClassVar[str] = "drop or replace weak labels by confidence or by the student's activations"
     source: ClassVar[str] = "Burns et al. 2023, appendix B; EleutherAI, 2024; Wu et al. 2020 (topological)"
+    forms: ClassVar[tuple[Form, ...]] = EVERY_FORM
 
-    by: Literal["confidence", "probe", "knn", "topological"] = "confidence"
-    """`confidence`: the supervisor's, per class; the others look at neighbours or a probe on student activations."""
+    by: Literal["confidence", "random", "probe", "knn", "topological"] = "confidence"
+    """`confidence`: the supervisor's, per class, or for `generate` its mean log-probability per token; `random`: any
+    rows, to compare with; the others look at neighbours or a probe on student activations."""
     keep: Fraction | None = None
-    """Share of rows to keep; by default 0.2 for `confidence` (the paper tried 0.05 to 0.2), else 0.9 (EleutherAI)."""
+    """Share of rows to keep; by default 0.2 for `confidence` (the paper tried 0.05 to 0.2) and `random`, else 0.9
+    (EleutherAI)."""
     relabel: bool = False
     """`probe` and `knn`: keep all rows, with the probe's predictions as labels."""
     layer: Layer = "middle"
-    """Hidden state to read, for all but `confidence`: 0 is the embeddings', -1 the last, `middle` is layers // 2."""
+    """Hidden state to read, for all but `confidence` and `random`: 0 is the embeddings', -1 the last, `middle` is layers // 2."""
     k: PositiveInt = 50
     """Neighbours."""
     penalty: PositiveFloat = 1e-3
@@ -158,7 +165,7 @@ class Filter(Procedure):
     @property
     def kept(self) -> float:
         """`keep`, or its default."""
-        return self.keep if self.keep is not None else 0.2 if self.by == "confidence" else 0.9
+        return self.keep if self.keep is not None else 0.2 if self.by in ("confidence", "random") else 0.9
 
 
 @register
@@ -168,12 +175,14 @@ class Ensemble(Procedure):
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "labels by several supervisors together"
     source: ClassVar[str] = "Lang et al. 2025, Debate Helps Weak-to-Strong Generalization"
+    forms: ClassVar[tuple[Form, ...]] = EVERY_FORM
 
     members: Literal["smaller", "seeds"] | tuple[str, ...] = "smaller"
     """`smaller`: the weak rung and all below it; `seeds`: the weak rung at all seeds, one ensemble for all of them,
     whose spread intervals therefore do not see; or a list of rungs."""
     rule: Literal["average", "vote"] = "average"
-    """Mean of the soft labels, or the share of members that say class 1."""
+    """Mean of the soft labels, or the share of members that say class 1; for `generate` only `vote`: the answer that
+    most members give, of several the one that the largest member among them gives."""
 
     @model_validator(mode="after")
     def _members_are_several(self) -> Self:

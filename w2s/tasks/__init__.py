@@ -3,11 +3,11 @@
 `load_task` is the way in; `SOURCES` says what there is. A new source is one module and one entry here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from w2s.config import Balance, CatalogueTask, FactsTask, FilesTask, Form, HubTask, PythonTask, TaskSpec
+from w2s.config import Balance, CatalogueTask, ChessTask, FactsTask, FilesTask, Form, HubTask, PythonTask, TaskSpec
 from w2s.fingerprints import HashFile, digest, hash_file
 from w2s.tasks.base import TaskData, TaskSummary, summarise
 from w2s.tasks.build import Row, SourceRows, build_task
@@ -19,6 +19,7 @@ from w2s.tasks.hub import hub_identity, read_hub
 from w2s.tasks.python import python_identity, read_python
 
 __all__ = [
+    "JUDGES",
     "SOURCES",
     "Pair",
     "Question",
@@ -29,6 +30,7 @@ __all__ = [
     "TaskData",
     "TaskSummary",
     "from_rows",
+    "judge_of",
     "load_task",
     "read_rows",
     "resolve_task",
@@ -50,16 +52,18 @@ class Source:
 
 
 _BOTH: tuple[Form, ...] = ("classify", "compare")
+_ALL: tuple[Form, ...] = (*_BOTH, "generate")
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
         Source(
             "facts", _BOTH, "12,800 statements about an invented world; offline, with a corpus to pretrain rungs on"
         ),
-        Source("files", _BOTH, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
-        Source("hub", _BOTH, "a Hugging Face dataset by its id, or a local copy of one"),
+        Source("files", _ALL, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
+        Source("hub", _ALL, "a Hugging Face dataset by its id, or a local copy of one"),
         Source("catalogue", _BOTH, "a dataset known here by name, from the hub or a mirror; the list below"),
         Source("python", _BOTH, "a function of yours that returns rows; w2s tasks new NAME --kind python begins one"),
+        Source("chess", ("generate",), "chess puzzles: proven mates from self-play, offline, or puzzles of lichess"),
     )
 }
 
@@ -83,7 +87,7 @@ def from_rows(spec: TaskSpec, rows: SourceRows) -> TaskData:
 
 
 def _balance(spec: TaskSpec) -> Balance:
-    if isinstance(spec, FactsTask):
+    if isinstance(spec, FactsTask | ChessTask):
         return "never"
     if isinstance(spec, CatalogueTask) and spec.balance == "paper" and is_expanded(spec):
         return "always"  # as many wrong as right rows, also where a copy of one of them is left out
@@ -107,6 +111,10 @@ def read_rows(spec: TaskSpec) -> SourceRows:
             return read_catalogue(spec)
         case PythonTask():
             return read_python(spec)
+        case ChessTask():
+            from w2s.chess.source import read_chess
+
+            return read_chess(spec)
 
 
 def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
@@ -121,6 +129,8 @@ def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
     """
     match spec:
         case HubTask():
+            return spec.model_copy(update={"revision": resolve(spec.id, spec.revision)})
+        case ChessTask() if spec.id is not None:
             return spec.model_copy(update={"revision": resolve(spec.id, spec.revision)})
         case CatalogueTask():
             return placed(spec, resolve)
@@ -145,9 +155,14 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     content: dict[str, Any] = {"spec": written, "loader": LOADER_VERSION}
     if written.get("balance") == "never":
         del written["balance"]  # so that tasks keep the fingerprints that they had before there was a choice
+    _forget_unused(written)
     match spec:
         case FactsTask():
             pass
+        case ChessTask():
+            from w2s.chess.source import chess_identity
+
+            written |= chess_identity(spec, hash_file)
         case FilesTask():
             written |= files_identity(spec, hash_file)
         case HubTask():
@@ -157,3 +172,26 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
         case PythonTask():
             written |= python_identity(spec, hash_file)
     return digest(content)
+
+
+def _forget_unused(written: dict[str, Any]) -> None:
+    """Leaves out what only `generate` has, where it is not used: older tasks keep their fingerprints."""
+    if written.get("max_new_tokens") is None:
+        written.pop("max_new_tokens", None)
+    columns = written.get("columns") or {}
+    for name in ("answer", "tags"):
+        if not columns.get(name):
+            columns.pop(name, None)
+
+
+JUDGES: dict[str, Callable[[str, str, str], bool | None]] = {}
+"""By the name of a source, for `generate`: from prompt, true answer and completion to whether that is acceptable, too."""
+
+
+def judge_of(spec: TaskSpec) -> Callable[[str, str, str], bool | None] | None:
+    """The task's second opinion about completions, if it has one."""
+    if isinstance(spec, ChessTask):
+        from w2s.chess.judging import accepted
+
+        return accepted
+    return JUDGES.get(spec.source)

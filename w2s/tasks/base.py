@@ -11,7 +11,11 @@ import polars as pl
 
 from w2s.config import Form
 
-CONTENT_COLUMNS: dict[Form, tuple[str, ...]] = {"classify": ("text",), "compare": ("prompt", "first", "second")}
+CONTENT_COLUMNS: dict[Form, tuple[str, ...]] = {
+    "classify": ("text",),
+    "compare": ("prompt", "first", "second"),
+    "generate": ("prompt", "answer"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class TaskData:
     `transfer/0` .. `transfer/K-1`, `validation`, `test`), `label` (Int8, 0 or 1), and the content: `text` for
     `classify`; `prompt`, `first` and `second` for `compare`, where label 1 says that the second reply is preferred and
     a model reads prompt + reply. Rows are sorted by (part, example_id); ids are unique.
+
+    For `generate` there is no `label`: `prompt` is what a model reads, `answer` what it is to say then, both String and
+    joined as they are (an answer begins with a space where it follows a word). The id is a hash of the prompt. Tasks
+    that have them carry `tags`, List(String), such as "theme:mateIn1".
     """
 
     form: Form
@@ -45,6 +53,7 @@ REASONS: Mapping[str, str] = {
     "unlabelled": "without a label",
     "blank": "blank",
     "same_replies": "with two equal replies",
+    "several_lines": "with an answer of several lines",
     "prompts_differ": "with two prompts",
     "no_prompt_separator": "without the prompt separator",
     "no_support": "without a supporting passage",
@@ -75,9 +84,9 @@ class TaskSummary:
     sizes: Mapping[str, int]
     """Examples per part."""
     class_balance: Mapping[str, float]
-    """Share of label 1 per part."""
+    """Share of label 1 per part; empty for `generate`."""
     mean_characters: Mapping[str, float]
-    """Mean length of what a model reads: the text, or prompt + reply (mean of both replies)."""
+    """Mean length of what a model reads: the text, prompt + reply (mean of both replies), or prompt + answer."""
     max_bytes: Mapping[str, int]
     """Length of the longest in UTF-8 bytes: an upper bound on its tokens."""
     dropped: Mapping[str, int]
@@ -88,21 +97,25 @@ def summarise(data: TaskData) -> TaskSummary:
     if data.form == "classify":
         characters = pl.col("text").str.len_chars().mean()
         longest = pl.col("text").str.len_bytes().max()
+    elif data.form == "generate":
+        characters = (pl.col("prompt").str.len_chars() + pl.col("answer").str.len_chars()).mean()
+        longest = (pl.col("prompt").str.len_bytes() + pl.col("answer").str.len_bytes()).max()
     else:
         replies = pl.col("first").str.len_chars() + pl.col("second").str.len_chars()
         characters = (pl.col("prompt").str.len_chars() + replies / 2).mean()
         longer = pl.max_horizontal(pl.col("first").str.len_bytes(), pl.col("second").str.len_bytes())
         longest = (pl.col("prompt").str.len_bytes() + longer).max()
+    balance = pl.lit(None, pl.Float64) if data.form == "generate" else pl.col("label").mean()
     per_part = (
         data.frame.group_by("part")
-        .agg(size=pl.len(), balance=pl.col("label").mean(), characters=characters, longest=longest)
+        .agg(size=pl.len(), balance=balance, characters=characters, longest=longest)
         .sort("part")
     )
     parts = per_part["part"].to_list()
     return TaskSummary(
         form=data.form,
         sizes=dict(zip(parts, per_part["size"].to_list(), strict=True)),
-        class_balance=dict(zip(parts, per_part["balance"].to_list(), strict=True)),
+        class_balance={} if data.form == "generate" else dict(zip(parts, per_part["balance"].to_list(), strict=True)),
         mean_characters=dict(zip(parts, per_part["characters"].to_list(), strict=True)),
         max_bytes=dict(zip(parts, per_part["longest"].to_list(), strict=True)),
         dropped=dict(data.dropped),
@@ -117,6 +130,11 @@ def text_id(text: str) -> str:
 def pair_id(prompt: str, reply: str, other_reply: str) -> str:
     """Id of a `compare` example: the same whichever reply is preferred and in whichever order they are shown."""
     return _short_hash(["compare", prompt, *sorted((reply, other_reply))])
+
+
+def prompt_id(prompt: str) -> str:
+    """Id of a `generate` example. The answer is no part of it, so that a corrected one keeps its id."""
+    return _short_hash(["generate", prompt])
 
 
 def seeded_hash(seed: int, purpose: str, example_id: str) -> int:

@@ -9,19 +9,22 @@ import polars as pl
 
 from w2s.config import Balance, Form, SplitSpec
 from w2s.errors import DataError
-from w2s.tasks.base import CONTENT_COLUMNS, TaskData, left_out, normalise, pair_id, seeded_hash, text_id
+from w2s.tasks.base import CONTENT_COLUMNS, TaskData, left_out, normalise, pair_id, prompt_id, seeded_hash, text_id
 from w2s.tasks.splits import cap, deal, group_rows, part_sizes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One usable row of a source. `classify` fills `text` and `label`; `compare` the other three."""
+    """One usable row of a source. `classify` fills `text` and `label`; `compare` `prompt`, `chosen` and `rejected`;
+    `generate` `prompt`, `answer` and, where it has any, `tags`."""
 
     text: str = ""
     label: int = 0
     prompt: str = ""
     chosen: str = ""
     rejected: str = ""
+    answer: str = ""
+    tags: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     """Keys that tie this row to others, beside its texts."""
 
@@ -75,14 +78,14 @@ def build_task(
     is_test = np.arange(len(rows)) >= len(pool)
     ids = np.array([row_id(form, row) for row in rows])
     groups = group_rows([row_keys(form, row) for row in rows])
-    verdicts = [row.label if form == "classify" else int(row.chosen > row.rejected) for row in rows]
+    verdicts = [_verdict(form, row) for row in rows]
     dropped = Counter(dropped)
 
     touching = ~is_test & np.isin(groups, groups[is_test])
     dropped["related_to_test"] += int(touching.sum())
     # A row that touches the test has left the pool, so equal ids are now all in the pool or all in the test.
     first: dict[str, int] = {}
-    seen: dict[str, set[int]] = {}
+    seen: dict[str, set[int | str]] = {}
     for i in np.flatnonzero(~touching).tolist():
         first.setdefault(ids[i], i)
         seen.setdefault(ids[i], set()).add(verdicts[i])
@@ -145,13 +148,13 @@ def build_task(
     return TaskData(form, frame, {reason: n for reason, n in sorted(dropped.items()) if n})
 
 
-def _majority(verdicts: Sequence[int], rows: np.ndarray) -> float:
+def _majority(verdicts: Sequence[int | str], rows: np.ndarray) -> float:
     """Share of the larger class."""
     share = float(np.mean([verdicts[i] for i in rows.tolist()]))
     return max(share, 1 - share)
 
 
-def _evened(rows: np.ndarray, ids: np.ndarray, verdicts: Sequence[int], split_seed: int) -> tuple[np.ndarray, int]:
+def _evened(rows: np.ndarray, ids: np.ndarray, verdicts: Sequence[int | str], split_seed: int) -> tuple[np.ndarray, int]:
     """As many rows of one class as of the other, in their order, and how many are left out."""
     of_class = [[i for i in rows.tolist() if verdicts[i] == label] for label in (0, 1)]
     smaller, larger = sorted(of_class, key=len)
@@ -161,11 +164,22 @@ def _evened(rows: np.ndarray, ids: np.ndarray, verdicts: Sequence[int], split_se
 
 def row_id(form: Form, row: Row) -> str:
     """The id of the example that a row becomes."""
+    if form == "generate":
+        return prompt_id(row.prompt)
     return text_id(row.text) if form == "classify" else pair_id(row.prompt, row.chosen, row.rejected)
+
+
+def _verdict(form: Form, row: Row) -> int | str:
+    """What equal examples must agree on, or all of them are dropped."""
+    if form == "generate":
+        return row.answer.strip()
+    return row.label if form == "classify" else int(row.chosen > row.rejected)
 
 
 def row_keys(form: Form, row: Row) -> set[str]:
     """What ties a row to others: its normalised texts and its group keys, each as "kind:value"."""
+    if form == "generate":  # many prompts may have one answer
+        return {f"prompt:{normalise(row.prompt)}", *row.groups}
     texts = {f"text:{normalise(row.text)}"}
     if form == "compare":
         texts = {f"reply:{normalise(row.chosen)}", f"reply:{normalise(row.rejected)}"}
@@ -200,6 +214,8 @@ def _tied_by(form: Form, rows: list[Row]) -> str:
 
 
 def _frame(form: Form, examples: list[tuple[str, str, Row]], split_seed: int) -> pl.DataFrame:
+    if form == "generate":
+        return _answers_frame(examples)
     content = [
         {"text": row.text} if form == "classify" else _shown(example_id, row, split_seed)
         for example_id, _, row in examples
@@ -217,6 +233,18 @@ def _frame(form: Form, examples: list[tuple[str, str, Row]], split_seed: int) ->
     return pl.DataFrame(columns).sort("part", "example_id")
 
 
+def _answers_frame(examples: list[tuple[str, str, Row]]) -> pl.DataFrame:
+    columns = {
+        "example_id": pl.Series([example_id for example_id, _, _ in examples], dtype=pl.String),
+        "part": pl.Series([part for _, part, _ in examples], dtype=pl.String),
+        "prompt": pl.Series([row.prompt for _, _, row in examples], dtype=pl.String),
+        "answer": pl.Series([row.answer for _, _, row in examples], dtype=pl.String),
+    }
+    if any(row.tags for _, _, row in examples):
+        columns["tags"] = pl.Series([list(row.tags) for _, _, row in examples], dtype=pl.List(pl.String))
+    return pl.DataFrame(columns).sort("part", "example_id")
+
+
 def _shown(example_id: str, row: Row, split_seed: int) -> dict[str, str]:
     """The pair in the order in which it is shown: a coin per example, so that labels are balanced."""
     first, second = row.chosen, row.rejected
@@ -227,7 +255,7 @@ def _shown(example_id: str, row: Row, split_seed: int) -> dict[str, str]:
 
 def _check_classes(form: Form, frame: pl.DataFrame) -> None:
     """Training and test parts need both classes; a pair's label is a coin, so only `classify` can lack one for good."""
-    if form == "compare":
+    if form != "classify":
         return
     one_class = (
         frame.filter(pl.col("part") != "validation")

@@ -26,7 +26,7 @@ def read_hub(spec: HubTask) -> SourceRows:
     Raises:
         DataError: The dataset, a split, a column or a label cannot be used.
     """
-    splits = _load_splits(spec)
+    splits = load_hub_splits(spec)
     dropped: Counter[str] = Counter()
     pool = _rows(spec, splits, "train", spec.train, dropped)
     test = None if spec.test is None else _rows(spec, splits, "test", spec.test, dropped)
@@ -67,7 +67,7 @@ def _local_folder(spec: HubTask) -> Path | None:
     return None
 
 
-def _load_splits(spec: HubTask) -> "dict[str, Dataset]":
+def load_hub_splits(spec: HubTask) -> "dict[str, Dataset]":
     folder = _local_folder(spec)
     if folder is not None and (folder / "dataset_dict.json").is_file():
         return _saved(folder)

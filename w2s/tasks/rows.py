@@ -26,6 +26,11 @@ def wanted_columns(spec: RowFormat) -> set[str]:
     if spec.form == "classify":
         text = {name for _, name in parse_template(spec.template) if name} if spec.template else {_text_column(spec)}
         columns = text | {_label_column(spec)}
+    elif spec.form == "generate":
+        prompt = (
+            {name for _, name in parse_template(spec.template) if name} if spec.template else {_prompt_column(spec)}
+        )
+        columns = prompt | {spec.columns.answer or "answer", *spec.columns.tags}
     else:
         columns = {spec.columns.chosen or "chosen", spec.columns.rejected or "rejected"}
         if spec.columns.prompt:
@@ -40,7 +45,7 @@ def rows_of(spec: RowFormat, tables: Sequence[Table], dropped: Counter[str]) -> 
         spec: How cells become rows.
         tables: Hold at least the `wanted_columns`.
         dropped: Counts rows left out are added to: `unlabelled`, `blank`, `prompts_differ`, `no_prompt_separator`,
-            `same_replies`.
+            `same_replies`, `several_lines`.
 
     Raises:
         DataError: A cell that cannot be used, a label column without exactly two values, or no usable row.
@@ -51,6 +56,10 @@ def rows_of(spec: RowFormat, tables: Sequence[Table], dropped: Counter[str]) -> 
         rows = [Row(text=text(table, i), label=label, groups=_groups(spec, table, i)) for table, i, label in labels]
         usable = [row for row in rows if row.text.strip()]
         dropped["blank"] += len(rows) - len(usable)
+    elif spec.form == "generate":
+        prompt = _text_maker(spec)
+        made = [_question(spec, prompt, table, i, dropped) for table in tables for i in range(len(table))]
+        usable = [row for row in made if row is not None]
     else:
         usable = [row for table in tables for i in range(len(table)) if (row := _pair(spec, table, i, dropped))]
     if not usable:
@@ -82,6 +91,10 @@ def _text_column(spec: RowFormat) -> str:
     return spec.columns.text or "text"
 
 
+def _prompt_column(spec: RowFormat) -> str:
+    return spec.columns.prompt or "prompt"
+
+
 def _label_column(spec: RowFormat) -> str:
     return spec.columns.label or "label"
 
@@ -92,7 +105,8 @@ def _sources(tables: Sequence[Table]) -> str:
 
 def _text_maker(spec: RowFormat) -> Callable[[Table, int], str]:
     if spec.template is None:
-        return lambda table, i: text_of(table, _text_column(spec), i)
+        column = _prompt_column(spec) if spec.form == "generate" else _text_column(spec)
+        return lambda table, i: text_of(table, column, i)
     pieces = parse_template(spec.template)
     return lambda table, i: "".join(literal + (text_of(table, name, i) if name else "") for literal, name in pieces)
 
@@ -168,6 +182,32 @@ def _check_labels(
             f"{_sources(tables)}: every label in column {column!r} is {shown}, and a task needs both classes"
             + (doubt if unlabelled else "")
         )
+
+
+def _question(
+    spec: RowFormat, prompt_of: Callable[[Table, int], str], table: Table, i: int, dropped: Counter[str]
+) -> Row | None:
+    """A prompt and its answer. Models stop at the end of a line, so an answer is one line."""
+    if table.columns[spec.columns.answer or "answer"][i] is None:
+        dropped["unlabelled"] += 1
+        return None
+    # A space in front stays: to most tokenizers it belongs to the first word.
+    prompt, answer = prompt_of(table, i), text_of(table, spec.columns.answer or "answer", i).rstrip().lstrip("\r\n")
+    if not prompt.strip() or not answer.strip():
+        dropped["blank"] += 1
+        return None
+    if "\n" in answer:
+        dropped["several_lines"] += 1
+        return None
+    return Row(prompt=prompt, answer=answer, tags=_tags(spec, table, i), groups=_groups(spec, table, i))
+
+
+def _tags(spec: RowFormat, table: Table, i: int) -> tuple[str, ...]:
+    """ "column:value" of every value in the columns of tags; null and blank ones are left out."""
+    cells = ((name, table.columns[name][i]) for name in spec.columns.tags)
+    values = ((name, value) for name, cell in cells for value in (cell if isinstance(cell, list) else [cell]))
+    shown = (f"{name}:{str(value).strip()}" for name, value in values if value is not None and str(value).strip())
+    return tuple(dict.fromkeys(shown))
 
 
 def _pair(spec: RowFormat, table: Table, i: int, dropped: Counter[str]) -> Row | None:

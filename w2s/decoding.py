@@ -1,0 +1,211 @@
+"""Greedy decoding in batches, with a cache of keys and values, to the same tokens as one by one.
+
+Rows of a batch are padded on the left, so that all of them go on at the same place; positions count real tokens only.
+A row that has ended leaves the batch. Rows of similar length share a batch, which wastes little on padding.
+
+Shapes: B rows of a batch, L their padded length, V the vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from w2s.caches import RecentlyUsed
+from w2s.data import inference_batches
+from w2s.distributed import WHOLE, Shard
+from w2s.errors import DataError
+from w2s.flops import Work
+from w2s.prompting import logits
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a model reads to say which token comes next: a whole prompt, or the token that it said last."""
+
+    ids: Tensor
+    """int64, shape [B, L]."""
+    mask: Tensor | None = None
+    """1 on real tokens and 0 on padding, of all tokens so far, shape [B, all]; None where no row is padded."""
+    cache: Any = None
+    """Keys and values of the tokens before; the model adds those of `ids`."""
+
+
+Forward = Callable[[Step], Tensor]
+"""From a step to the logits of the next token, float32, shape [B, V]."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Completions, in the order of the prompts."""
+
+    tokens: list[list[int]]
+    """Of each completion, with the token that ended it where one did."""
+    log_prob: np.ndarray
+    """Mean log-probability of a completion's tokens, float32, shape [prompts]."""
+    work: Work
+    """Tokens that went through the model; `sequences` are the readings of its output head."""
+
+
+def next_logits(lm: Any, step: Step) -> Tensor:
+    """Logits of the token after a step, float32, shape [B, V].
+
+    Args:
+        lm: Causal language model with its output head.
+        step: What it reads.
+    """
+    placed = {}
+    if step.mask is not None and "position_ids" in inspect.signature(lm.base_model.forward).parameters:
+        # Where padding is, any position will do; it is not attended to.
+        placed["position_ids"] = (step.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -step.ids.shape[1] :]
+    kept = {"past_key_values": step.cache, "use_cache": True} if step.cache is not None else {"use_cache": False}
+    hidden = lm.base_model(input_ids=step.ids, attention_mask=step.mask, **kept, **placed).last_hidden_state
+    return logits(lm, hidden[:, -1]).float()
+
+
+def greedy(
+    forward: Forward,
+    prompts: Sequence[Sequence[int]],
+    *,
+    config: Any,
+    device: torch.device,
+    stops: Sequence[int],
+    max_new_tokens: int,
+    budget: int,
+    shard: Shard = WHOLE,
+) -> Decoded:
+    """The likeliest token after each prompt, again and again until it is one that ends the completion.
+
+    Args:
+        forward: The model, without gradient and in evaluation mode.
+        prompts: Token ids, each at least one; with `max_new_tokens` behind, they must fit the model's positions.
+        config: The model's, which says what kind of cache it wants.
+        device: Where it computes.
+        stops: Tokens that end a completion.
+        max_new_tokens: Tokens of a completion, at most.
+        budget: Tokens of a batch, at most, with their completions; a batch holds at least one prompt.
+        shard: Each rank decodes every world-th batch; all ranks return all completions.
+    """
+    # In one tensor of numbers, so that ranks can add up what each of them found: 0 is no token.
+    found = torch.zeros(len(prompts), max_new_tokens, dtype=torch.int64, device=device)
+    log_prob = torch.zeros(len(prompts), dtype=torch.float32, device=device)
+    ends = torch.tensor(sorted(stops), dtype=torch.int64, device=device)
+    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    batches = list(inference_batches(lengths + max_new_tokens, budget))
+    mine = batches[shard.rank :: shard.world]
+    for index in range(shard.largest_share(len(batches))):
+        passes: Iterator[None] = iter(())
+        if index < len(mine):
+            passes = _passes(forward, prompts, mine[index], config, ends, max_new_tokens, found, log_prob)
+        if shard.is_sharded:
+            _in_step(passes, lambda: forward(Step(torch.zeros(1, 1, dtype=torch.int64, device=device))), shard, device)
+        else:
+            for _ in passes:
+                pass
+    rows = shard.sum(found).cpu().numpy()
+    tokens = [[int(token) - 1 for token in row if token] for row in rows]
+    counts = np.array([len(row) for row in tokens], dtype=np.int64)
+    mean = shard.sum(log_prob).cpu().numpy() / np.maximum(counts, 1)
+    read = lengths + np.maximum(counts, 1) - 1  # the last token is not read any more
+    work = Work(tokens=int(read.sum()), squared_lengths=int((read**2).sum()), sequences=int(counts.sum()))
+    return Decoded(tokens, mean.astype(np.float32), work)
+
+
+def _passes(
+    forward: Forward,
+    prompts: Sequence[Sequence[int]],
+    positions: np.ndarray,
+    config: Any,
+    ends: Tensor,
+    max_new_tokens: int,
+    found: Tensor,
+    log_prob: Tensor,
+) -> Iterator[None]:
+    """Decodes the prompts at `positions` into `found` and `log_prob`; yields before every forward pass."""
+    device = found.device
+    longest = max(len(prompts[i]) for i in positions)
+    shortest = min(len(prompts[i]) for i in positions)
+    # Padding repeats a row's first token, which every vocabulary has; the mask hides it.
+    padded = [[prompts[i][0]] * (longest - len(prompts[i])) + list(prompts[i]) for i in positions]
+    ids = torch.tensor(padded, dtype=torch.int64, device=device)
+    mask = None
+    if shortest < longest:
+        real = np.arange(longest) >= longest - np.array([len(prompts[i]) for i in positions])[:, None]
+        mask = torch.from_numpy(real).to(device).long()
+    rows = torch.from_numpy(positions).to(device)
+    cache = DynamicCache(config=config)
+    for place in range(max_new_tokens):
+        yield
+        z = forward(Step(ids, mask, cache))
+        token = z.argmax(dim=-1)
+        found[rows, place] = token + 1
+        log_prob[rows] += z.gather(1, token[:, None]).squeeze(1) - z.logsumexp(dim=-1)
+        going = (~torch.isin(token, ends)).nonzero().squeeze(1)
+        if not len(going) or place + 1 == max_new_tokens:
+            return
+        if len(going) < len(rows):
+            rows, token = rows[going], token[going]
+            mask = None if mask is None else mask[going]
+            cache.batch_select_indices(going)
+        ids = token[:, None]
+        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+
+
+def _in_step(passes: Iterator[None], idle: Callable[[], Any], shard: Shard, device: torch.device) -> None:
+    """Runs one rank's passes beside those of the others, who need its part of the parameters as often as they run."""
+    wants = next(passes, _DONE) is not _DONE
+    while shard.sum(torch.tensor(int(wants), device=device)) > 0:
+        if wants:
+            wants = next(passes, _DONE) is not _DONE
+        else:
+            idle()
+
+
+_DONE = object()
+
+
+def completion_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """A completion as text: its first line, without special tokens and without white space behind it."""
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).split("\n", 1)[0].rstrip()
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, fingerprint: str) -> tuple[int, ...]:
+    """Tokens that end a completion: the end of text, and every token with a line break in it.
+
+    Args:
+        tokenizer: The model's.
+        fingerprint: What stands for it in this process's memory.
+
+    Raises:
+        DataError: The tokenizer has none.
+    """
+    return _STOPS.get(fingerprint, lambda: _stop_tokens(tokenizer))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int:
+    """The token that ends an answer in training: the end of text, or where the tokenizer has none, a line break."""
+    if tokenizer.eos_token_id is not None:
+        return int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+    return next((token for token in stops if tokenizer.decode([token]) == "\n"), stops[0])
+
+
+_STOPS: RecentlyUsed[tuple[int, ...]] = RecentlyUsed(8)
+
+
+def _stop_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    stops = {token for token, text in enumerate(texts) if "\n" in text}
+    if tokenizer.eos_token_id is not None:
+        stops.add(int(tokenizer.eos_token_id))  # pyright: ignore[reportArgumentType]
+    if not stops:
+        raise DataError(
+            "the tokenizer has neither a token for the end of text nor one for a line break, so that no answer would "
+            "ever end; a task of form generate needs a model with one"
+        )
+    return tuple(sorted(stops))
