@@ -41,7 +41,7 @@ class Speech:
     """Tokens of an answer with its end, at most."""
 
     def encode(self, answers: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Tokens of each answer with the one that ends it, and which were too long and lost their end, bool [answers]."""
+        """Tokens of each answer with the one that ends it, and which were too long and lost their end, [answers]."""
         end = end_token(self.tokenizer, self.stops)
         rows = [[*row, end] for row in answer_tokens(self.tokenizer, answers)]
         cut = np.array([len(row) > self.max_new_tokens for row in rows], dtype=bool)

@@ -1,4 +1,4 @@
-"""Tasks whose answers are words, from files to the report, on real Ray: a rule to be learned, by models of three sizes."""
+"""Tasks whose answers are words, from files to the report, on real Ray: a rule for models of three sizes to learn."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow
 
-WORDS = "red green blue stone river cloud tree bird house road gold iron salt rain snow wind".split()
+WORDS = "red green blue stone river cloud tree bird house road gold iron salt rain snow wind".split()  # noqa: SIM905
 SPEC = """\
 name: answers
 seeds: [0]

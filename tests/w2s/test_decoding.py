@@ -1,4 +1,4 @@
-"""Greedy decoding against the library's own, on checkpoints of three architectures, as they are and slightly trained."""
+"""Greedy decoding against the library's own, on checkpoints of three families, random and slightly trained."""
 
 from functools import partial
 
