@@ -92,9 +92,10 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) ->
     if not answers:
         return []
     try:
-        return tokenizer(list(answers), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore  # fmt: skip
+        found: Any = tokenizer(list(answers), add_special_tokens=False, return_attention_mask=False, verbose=False)
     except Exception as error:  # a word-level tokenizer meets a word that it has not; the library has no type for it
         raise DataError(f"the tokenizer cannot read an answer, such as {answers[0][:80]!r}: {error}") from error
+    return found["input_ids"]
 
 
 def room_for(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], *, wanted: int | None) -> int:

@@ -96,6 +96,12 @@ def test_a_sweep_of_answers_in_words_ends_in_a_report(tmp_path):
     assert table["agreement"].is_between(0, 1).all()
     runs = pl.read_csv(f"{store.path('sweeps', session.sweep_id)}/report/tables/runs.csv")
     assert runs.filter(kind="transfer")["auroc"].null_count() == runs.filter(kind="transfer").height
+    tags = pl.read_csv(f"{store.path('sweeps', session.sweep_id)}/report/tables/by_tag.csv")
+    assert set(tags["tag"]) == {"length:2", "length:3", "length:of 2", "length:of 3"}
+    naive = tags.filter(method="naive").filter(pl.col("tag").is_in(["length:2", "length:3"]))
+    assert naive["n_test"].sum() == 200
+    whole = table.filter(method="naive")["ceiling_acc"].mean()
+    assert (naive["ceiling_acc"] * naive["n_test"]).sum() / 200 == pytest.approx(whole)
     assert (Path(store.path("sweeps", session.sweep_id)) / "report" / "index.html").exists()
 
 
