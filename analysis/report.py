@@ -16,6 +16,7 @@ from analysis.outlook import outlook
 from analysis.page import MARKER, Column, Figure, html_table, page_template, render_figure, write_page
 from analysis.results import Results, load
 from analysis.summary import completeness, findings, over_tasks, section_title, shrunk_runs, summary, warnings
+from analysis.tags import by_tag
 from analysis.training import overfitting, training
 from analysis.trends import DOES_NOT_FIT, REFUSED, Trends, misfits, trends
 
@@ -113,6 +114,7 @@ def report_files(
         "differences": estimates.differences,
         "agreement_slopes": estimates.agreement_slopes,
         "tasks": estimates.tasks,
+        "by_tag": by_tag(results, estimates),
         "training": courses,
         "fits": fitted.fits,
         "curves": fitted.curves,

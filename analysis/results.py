@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -203,6 +204,16 @@ class Results:
         """
         frame = self.evaluations(run_id)
         return frame.filter(pl.col("step") == pl.col("step").max()).sort("split", "example_id")
+
+    def tags(self, task: str) -> pl.DataFrame | None:
+        """Tags of a task's examples (`example_id`, `tags`), of the first sweep that has any; None without."""
+        for sweep in [self.sweep] if self.sweep else self._store.names("sweeps"):
+            try:
+                raw = self._store.read(f"sweeps/{sweep}/examples/{quote(task, safe=' ')}.parquet")
+                return pl.read_parquet(io.BytesIO(raw), columns=["example_id", "tags"])
+            except (OSError, pl.exceptions.PolarsError):
+                continue  # not there, or damaged: a table less
+        return None
 
     def evaluations(self, run_id: str) -> pl.DataFrame:
         """Predictions of one run at every step, sorted by (`split`, `step`, `example_id`).

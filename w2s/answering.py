@@ -41,7 +41,7 @@ class Speech:
     """Tokens of an answer with its end, at most."""
 
     def encode(self, answers: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Tokens of each answer with the one that ends it, and which were too long and lost their end, bool [answers]."""
+        """Tokens of each answer with the one that ends it, and which were too long and lost their end, [answers]."""
         end = end_token(self.tokenizer, self.stops)
         rows = [[*row, end] for row in answer_tokens(self.tokenizer, answers)]
         cut = np.array([len(row) > self.max_new_tokens for row in rows], dtype=bool)
@@ -92,9 +92,10 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) ->
     if not answers:
         return []
     try:
-        return tokenizer(list(answers), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]  # pyright: ignore  # fmt: skip
+        found: Any = tokenizer(list(answers), add_special_tokens=False, return_attention_mask=False, verbose=False)
     except Exception as error:  # a word-level tokenizer meets a word that it has not; the library has no type for it
         raise DataError(f"the tokenizer cannot read an answer, such as {answers[0][:80]!r}: {error}") from error
+    return found["input_ids"]
 
 
 def room_for(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], *, wanted: int | None) -> int:

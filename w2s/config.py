@@ -21,7 +21,7 @@ PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allo
 Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
 Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
 Form = Literal["classify", "compare", "generate"]
-"""`classify`: is a text of class 1? `compare`: which of two replies is better? `generate`: what follows a prompt, in words?"""
+"""`classify`: is a text of class 1? `compare`: which of two replies is better? `generate`: what follows a prompt?"""
 Balance = Literal["paper", "always", "never"]
 """Whether rows of the larger class are left out. `paper` (Burns et al. 2023): the test is balanced exactly, and so are
 the other parts if the larger class exceeds 55 % of the rows that are not test. `always`: every part. `never`: none."""
@@ -72,8 +72,8 @@ class FinetuneSettings(Config):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: PositiveFloat | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`). For `generate`, of prompt
-    and answer together; longer prompts are cut on the left."""
+    """Tokens per text; longer ones are cut on the right (`classify`) or on the left (`compare`). For `generate`, of
+    prompt and answer together; longer prompts are cut on the left."""
     dropout: Fraction = 0.0
     eval_every: PositiveInt | None = None
     """Optimisation steps between evaluations; the end is always evaluated."""
@@ -477,7 +477,9 @@ class PythonTask(TaskBase):
     balance: Balance = "never"
 
 
-TaskSpec = Annotated[FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask | ChessTask, Field(discriminator="source")]
+TaskSpec = Annotated[
+    FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask | ChessTask, Field(discriminator="source")
+]
 
 
 class MethodSpec(Config):

@@ -184,7 +184,7 @@ def gold_of(frame: pl.DataFrame, form: Form) -> np.ndarray:
 
 
 def attach_weak_answers(examples: Identified, labels: pl.DataFrame) -> list[str | None]:
-    """The supervisor's completion for each example, found by id; None where it said nothing or its answer was taken out.
+    """The supervisor's completion for each example, found by id; None where it is blank or was taken out.
 
     Args:
         examples: What is to be labelled.
@@ -201,8 +201,8 @@ def attach_weak_answers(examples: Identified, labels: pl.DataFrame) -> list[str 
     missing = [example_id for example_id in examples.ids if example_id not in answers]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(examples.ids)} examples have no weak answer, the first: {_first_ids(missing)}; the "
-            "supervisor's predictions must come from the same task and splits"
+            f"{len(missing)} of {len(examples.ids)} examples have no weak answer, the first: {_first_ids(missing)}; "
+            "the supervisor's predictions must come from the same task and splits"
         )
     found = (answers[example_id] for example_id in examples.ids)
     return [answer if answer is not None and answer.strip() else None for answer in found]

@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from w2s.caches import RecentlyUsed
-from w2s.data import inference_batches
 from w2s.distributed import WHOLE, Shard
 from w2s.errors import DataError
 from w2s.flops import Work
@@ -36,6 +35,10 @@ class Step:
     """Keys and values of the tokens before; the model adds those of `ids`."""
 
 
+ALIKE = 0.8
+"""Prompts of at least this share of a batch's longest one belong to it."""
+ENOUGH_TOKENS = 2048
+"""Of a batch, before padding is looked at: small models are bound by the overhead per step, which this spreads."""
 Forward = Callable[[Step], Tensor]
 """From a step to the logits of the next token, float32, shape [B, V]."""
 
@@ -96,7 +99,7 @@ def greedy(
     log_prob = torch.zeros(len(prompts), dtype=torch.float32, device=device)
     ends = torch.tensor(sorted(stops), dtype=torch.int64, device=device)
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    batches = list(inference_batches(lengths + max_new_tokens, budget))
+    batches = decoding_batches(lengths, max_new_tokens, budget)
     mine = batches[shard.rank :: shard.world]
     for index in range(shard.largest_share(len(batches))):
         passes: Iterator[None] = iter(())
@@ -114,6 +117,32 @@ def greedy(
     read = lengths + np.maximum(counts, 1) - 1  # the last token is not read any more
     work = Work(tokens=int(read.sum()), squared_lengths=int((read**2).sum()), sequences=int(counts.sum()))
     return Decoded(tokens, mean.astype(np.float32), work)
+
+
+def decoding_batches(lengths: np.ndarray, max_new_tokens: int, budget: int) -> list[np.ndarray]:
+    """All prompts in batches, the longest first so that memory runs out at once or never.
+
+    Prompts much shorter than the longest of their batch start a new one: they would mostly be padding.
+
+    Args:
+        lengths: Tokens of every prompt, shape [prompts].
+        max_new_tokens: Tokens of a completion, at most.
+        budget: Padded tokens of a batch with their completions, at most; a batch holds at least one prompt.
+
+    Returns:
+        Positions of each batch's prompts.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        end = start + max(1, budget // (longest + max_new_tokens))
+        alike = start + int(np.searchsorted(-lengths[order[start:]], -longest * ALIKE, side="right"))
+        end = min(end, max(alike, start + ENOUGH_TOKENS // (longest + max_new_tokens)))
+        batches.append(order[start:end])
+        start = end
+    return batches
 
 
 def _passes(

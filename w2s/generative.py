@@ -131,8 +131,8 @@ class Course:
 
 
 Evaluate = Callable[[int, bool], tuple[dict[str, float | None], dict[str, Any]]]
-"""From a step, and whether it is the last, to columns of the loss history and anything else that is to be kept: tensors,
-numbers, strings, lists and dictionaries."""
+"""From a step, and whether it is the last, to columns of the loss history and anything else that is to be kept:
+tensors, numbers, strings, lists and dictionaries."""
 
 
 def train_language_model(
@@ -159,7 +159,7 @@ def train_language_model(
         seed: Decides dropout.
         every: Steps between rows of the history, and evaluations; the end has one in any case. None: only the end.
         what: What this is, for error messages.
-        answers: How many tokens at the end of each row are to be predicted, shape [examples]; None: all after the first.
+        answers: How many tokens at the end of each row are predicted, shape [examples]; None: all after the first.
         evaluate: Called wherever the history gets a row.
         identity: Names the run in its scratch folder.
         placement: Devices, scratch folder, progress.

@@ -1,12 +1,14 @@
 """What a sweep leaves beside its runs: the list of its pairs, and the spec it came from."""
 
 import io
+from urllib.parse import quote
 
 import polars as pl
 
 from sweep.plan import Plan
 from sweep.spec import Sweep
 from sweep.storage.store import Store
+from w2s.tasks import load_task
 
 COLUMNS = {
     "task": pl.String,
@@ -33,13 +35,22 @@ def sweep_id(spec: Sweep, plan: Plan) -> str:
 
 
 def write_manifest(store: Store, spec: Sweep, plan: Plan, spec_text: bytes) -> str:
-    """Write `sweeps/<id>/manifest.parquet` and `spec.yaml` with the text of the spec; returns the id."""
+    """Write `sweeps/<id>/manifest.parquet`, `spec.yaml` with the text of the spec, and the tags of examples; returns
+    the id."""
     name = sweep_id(spec, plan)
     rows = [[getattr(pair, column) for column in COLUMNS] for pair in plan.pairs]
     frame = pl.DataFrame(rows, schema=COLUMNS, orient="row")
     buffer = _parquet(frame)
     store.write_object(store.path("sweeps", name, "manifest.parquet"), buffer)
     store.write_object(store.path("sweeps", name, "spec.yaml"), spec_text)
+    tasks = {run.task.spec.name: run.task for run in plan.runs.values() if run.task is not None}
+    tagged = [task for task in tasks.values() if task.summary.tags]
+    there = store.listing("sweeps", name, "examples") if tagged else {}
+    for task in tagged:
+        file = f"{quote(task.spec.name, safe=' ')}.parquet"
+        if file not in there:
+            tags = load_task(task.spec).frame.select("example_id", "tags").sort("example_id")
+            store.write_object(store.path("sweeps", name, "examples", file), _parquet(tags))
     return name
 
 

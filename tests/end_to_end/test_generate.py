@@ -1,4 +1,4 @@
-"""Tasks whose answers are words, from files to the report, on real Ray: a rule to be learned, by models of three sizes."""
+"""Tasks whose answers are words, from files to the report, on real Ray: a rule for models of three sizes to learn."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow
 
-WORDS = "red green blue stone river cloud tree bird house road gold iron salt rain snow wind".split()
+WORDS = "red green blue stone river cloud tree bird house road gold iron salt rain snow wind".split()  # noqa: SIM905
 SPEC = """\
 name: answers
 seeds: [0]
@@ -96,6 +96,12 @@ def test_a_sweep_of_answers_in_words_ends_in_a_report(tmp_path):
     assert table["agreement"].is_between(0, 1).all()
     runs = pl.read_csv(f"{store.path('sweeps', session.sweep_id)}/report/tables/runs.csv")
     assert runs.filter(kind="transfer")["auroc"].null_count() == runs.filter(kind="transfer").height
+    tags = pl.read_csv(f"{store.path('sweeps', session.sweep_id)}/report/tables/by_tag.csv")
+    assert set(tags["tag"]) == {"length:2", "length:3", "length:of 2", "length:of 3"}
+    naive = tags.filter(method="naive").filter(pl.col("tag").is_in(["length:2", "length:3"]))
+    assert naive["n_test"].sum() == 200
+    whole = table.filter(method="naive")["ceiling_acc"].mean()
+    assert (naive["ceiling_acc"] * naive["n_test"]).sum() / 200 == pytest.approx(whole)
     assert (Path(store.path("sweeps", session.sweep_id)) / "report" / "index.html").exists()
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding against the library's own, on checkpoints of three architectures, as they are and slightly trained."""
+"""Greedy decoding against the library's own, on checkpoints of three families, random and slightly trained."""
 
 from functools import partial
 
@@ -125,10 +125,7 @@ class Script:
     def __call__(self, step: Step) -> torch.Tensor:
         self.rows.append(len(step.ids))
         last = step.ids[:, -1]
-        if step.cache.get_seq_length() == 0:
-            said = last  # the prompt ends in k
-        else:
-            said = last - 1
+        said = last if step.cache.get_seq_length() == 0 else last - 1  # the prompt ends in k
         keys = torch.zeros(len(step.ids), 1, step.ids.shape[1], 1)
         step.cache.update(keys, keys, 0)
         return F.one_hot(said, 64).float()

@@ -57,8 +57,8 @@ def run_answers(spec: FinetuneRun, inputs: Inputs) -> RunResult:
     room = room_for(tokenizer, truth, wanted=getattr(spec.task, "max_new_tokens", None))
     if room >= max_length:
         raise DataError(
-            f"answers may have {room} tokens, and prompt and answer together only {max_length}, so that no prompt would "
-            "be read; set a larger max_length in finetune, or max_new_tokens in the task"
+            f"answers may have {room} tokens, and prompt and answer together only {max_length}, so that no prompt "
+            "would be read; set a larger max_length in finetune, or max_new_tokens in the task"
         )
     speech = Speech(tokenizer, stop_tokens(tokenizer, tokenizer_fingerprint(tokenizer)), room)
     task = load_tokenised(spec.task, tokenizer, max_length=max_length - room, cache_dir=inputs.cache_dir)

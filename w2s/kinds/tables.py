@@ -11,8 +11,8 @@ from w2s.activations import load_activations
 from w2s.config import LabelsRun, TaskSpec
 from w2s.data import attach_weak_labels, gold_of, load_examples
 from w2s.errors import DataError
-from w2s.kinds.common import Inputs, RunResult, history_of, metrics_of
 from w2s.kinds.answer_tables import answers_labels
+from w2s.kinds.common import Inputs, RunResult, history_of, metrics_of
 from w2s.labelling.controls import control_labels
 from w2s.labelling.difficulty import difficulty, easy_rows
 from w2s.labelling.ensembles import average, vote

@@ -1,6 +1,7 @@
 """Methods that are a loss: a new one is one class here, its parameters and its targets or its loss.
 
-All of them work on log-odds, so on two forms of task, and the plain one on answers in words as well; for `compare` the log-odds are the margin of the two scores.
+All of them work on log-odds, so on two forms of task; for `compare` the log-odds are the margin of the two scores.
+Answers in words are learned by `naive` alone.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal

@@ -146,7 +146,8 @@ class Filter(Procedure):
     relabel: bool = False
     """`probe` and `knn`: keep all rows, with the probe's predictions as labels."""
     layer: Layer = "middle"
-    """Hidden state to read, for all but `confidence` and `random`: 0 is the embeddings', -1 the last, `middle` is layers // 2."""
+    """Hidden state to read, for all but `confidence` and `random`: 0 is the embeddings', -1 the last, `middle` is
+    layers // 2."""
     k: PositiveInt = 50
     """Neighbours."""
     penalty: PositiveFloat = 1e-3

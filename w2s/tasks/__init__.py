@@ -185,7 +185,7 @@ def _forget_unused(written: dict[str, Any]) -> None:
 
 
 JUDGES: dict[str, Callable[[str, str, str], bool | None]] = {}
-"""By the name of a source, for `generate`: from prompt, true answer and completion to whether that is acceptable, too."""
+"""By the name of a source, for `generate`: from prompt, true answer and completion to whether it is acceptable, too."""
 
 
 def judge_of(spec: TaskSpec) -> Callable[[str, str, str], bool | None] | None:

@@ -5,7 +5,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -90,6 +90,8 @@ class TaskSummary:
     max_bytes: Mapping[str, int]
     """Length of the longest in UTF-8 bytes: an upper bound on its tokens."""
     dropped: Mapping[str, int]
+    tags: Mapping[str, int] = field(default_factory=dict)
+    """Test examples by tag, of tasks that have tags."""
 
 
 def summarise(data: TaskData) -> TaskSummary:
@@ -119,7 +121,15 @@ def summarise(data: TaskData) -> TaskSummary:
         mean_characters=dict(zip(parts, per_part["characters"].to_list(), strict=True)),
         max_bytes=dict(zip(parts, per_part["longest"].to_list(), strict=True)),
         dropped=dict(data.dropped),
+        tags=_tagged(data.frame),
     )
+
+
+def _tagged(frame: pl.DataFrame) -> dict[str, int]:
+    if "tags" not in frame.columns:
+        return {}
+    tags = frame.filter(pl.col("part") == "test").select(pl.col("tags").explode()).drop_nulls().to_series()
+    return dict(tags.value_counts(sort=True).sort("tags").iter_rows())
 
 
 def text_id(text: str) -> str:

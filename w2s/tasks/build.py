@@ -154,7 +154,9 @@ def _majority(verdicts: Sequence[int | str], rows: np.ndarray) -> float:
     return max(share, 1 - share)
 
 
-def _evened(rows: np.ndarray, ids: np.ndarray, verdicts: Sequence[int | str], split_seed: int) -> tuple[np.ndarray, int]:
+def _evened(
+    rows: np.ndarray, ids: np.ndarray, verdicts: Sequence[int | str], split_seed: int
+) -> tuple[np.ndarray, int]:
     """As many rows of one class as of the other, in their order, and how many are left out."""
     of_class = [[i for i in rows.tolist() if verdicts[i] == label] for label in (0, 1)]
     smaller, larger = sorted(of_class, key=len)
