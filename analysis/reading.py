@@ -1,18 +1,24 @@
 """Reading finished runs from the store: only what a `DONE` file names and whose SHA-256 fits."""
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import fsspec
+import fsspec.config
 import polars as pl
 
 from analysis import metrics
+from analysis.errors import AnalysisError
 
 READERS = 8
+REMOTE_READERS = 32
+"""Requests at once to object storage, where each takes long and costs little."""
 FINETUNED = ("ground_truth", "transfer")
 PREDICTING = (*FINETUNED, "probe", "prompt", "labels")
 """Kinds of runs that leave predictions. `labels` are derived ones: ensembles, filters, controls."""
@@ -38,16 +44,72 @@ class Store:
     fs: Any
     root: str
 
+    @property
+    def is_remote(self) -> bool:
+        return bool(getattr(self.fs, "async_impl", False))
+
+    @property
+    def _one_request(self) -> dict[str, int]:
+        """For S3 and GCS, which would ask for the size first, to read large files in parallel."""
+        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
+        return {"max_concurrency": 1} if "s3" in protocols else {"concurrency": 1} if "gs" in protocols else {}
+
     def read(self, path: str) -> bytes:
-        return self.fs.cat_file(f"{self.root}/{path}")
+        """A file's bytes.
+
+        Raises:
+            AnalysisError: Object storage does not answer, or refuses. That is no damage of one run: a report without
+                the runs that could not be read would be wrong.
+            OSError: The file is not there, or a file system cannot read it.
+        """
+        with _told(self, path):
+            return self.fs.cat_file(f"{self.root}/{path}", **self._one_request)
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; none when there is no such folder."""
         try:
-            entries = self.fs.ls(f"{self.root}/{folder}", detail=False)
+            with _told(self, folder):
+                entries = self.fs.ls(f"{self.root}/{folder}", detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+
+
+def open_store(storage: str) -> Store:
+    """The storage at a folder or fsspec URL, as it is now.
+
+    Raises:
+        AnalysisError: There is none, or it cannot be read.
+    """
+    options: dict[str, Any] = {}
+    if storage.startswith(("s3://", "s3a://")):
+        own = {"max_pool_connections": REMOTE_READERS}
+        options["config_kwargs"] = own | fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    try:
+        fs, root = fsspec.core.url_to_fs(storage, **options)
+        fs.invalidate_cache()
+        there = fs.exists(root)
+    except Exception as error:  # every backend has its own errors
+        raise AnalysisError(f"the storage at {storage!r} cannot be read: {first_line(error)}") from None
+    if not there:
+        raise AnalysisError(
+            f"there is no storage at {storage!r}; give the folder or URL that `storage` names in the spec"
+        )
+    return Store(fs, root.rstrip("/"))
+
+
+@contextlib.contextmanager
+def _told(store: Store, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except Exception as error:  # every backend has its own errors
+        if not store.is_remote:
+            raise
+        raise AnalysisError(
+            f"{store.root}/{path} cannot be read: {first_line(error)}; try again when the storage answers"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -79,7 +141,7 @@ def read_runs(store: Store, run_ids: set[str], problems: list[str]) -> tuple[dic
     wanted = sorted(run_ids)
     while wanted:
         seen.update(wanted)
-        for run_id, outcome in zip(wanted, parallel(lambda i: _try_read(store, i), wanted), strict=True):
+        for run_id, outcome in zip(wanted, parallel(store, lambda i: _try_read(store, i), wanted), strict=True):
             if isinstance(outcome, Unreadable):
                 problems.append(f"{outcome}; the run is left out. {REMEDY}")
                 damaged.add(run_id)
@@ -137,8 +199,8 @@ def read_predictions(store: Store, record: Record, *, every_step: bool = False) 
     return frame if every_step else frame.filter(pl.col("step") == pl.col("step").max())
 
 
-def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
+def parallel(store: Store, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    with ThreadPoolExecutor(max_workers=REMOTE_READERS if store.is_remote else READERS) as pool:
         return list(pool.map(function, items))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import fsspec
 import numpy as np
 import polars as pl
 
@@ -29,6 +28,7 @@ from analysis.reading import (
     Unreadable,
     check_test,
     first_line,
+    open_store,
     parallel,
     path_of,
     read_predictions,
@@ -249,13 +249,7 @@ def load(storage: str, sweep: str | None = None) -> Results:
         AnalysisError: There is no such storage or sweep, or sweeps that are united call one run by different names.
     """
     storage = str(storage)
-    fs, root = fsspec.core.url_to_fs(storage)
-    fs.invalidate_cache()
-    if not fs.exists(root):
-        raise AnalysisError(
-            f"there is no storage at {storage!r}; give the folder or URL that `storage` names in the spec"
-        )
-    store = Store(fs, root.rstrip("/"))
+    store = open_store(storage)
     _refuse_parent(store, storage)
     problems: list[str] = []
     manifests = _manifests(store, sweep, storage, problems)
@@ -446,7 +440,7 @@ def _views(
             stops.setdefault(student_id, []).append(stop)
     failed: dict[str, str] = {}
     students = list(stops)
-    for stopped in parallel(lambda i: _stopped(store, records, i, stops[i]), students):
+    for stopped in parallel(store, lambda i: _stopped(store, records, i, stops[i]), students):
         for name, outcome in stopped.items():
             if isinstance(outcome, _View):
                 views[name] = outcome
@@ -594,7 +588,7 @@ def _ladder(manifest: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
 
 def _missing(store: Store, rows: pl.DataFrame, done: set[str], damaged: set[str], unstopped: set[str]) -> pl.DataFrame:
     ids = sorted({i for role in ROLES for i in rows[f"{role}_id"].unique()} - done - damaged)
-    failed = dict(zip(ids, parallel(lambda run_id: _has_failed(store, run_id), ids), strict=True))
+    failed = dict(zip(ids, parallel(store, lambda run_id: _has_failed(store, run_id), ids), strict=True))
     state = {i: "done" for i in done} | {i: "damaged" for i in damaged}
     state |= {i: "failed" if failed[i] else "not finished" for i in ids}
     states = rows.with_columns(

@@ -1,6 +1,6 @@
 """Engine overhead per run: Ray Tune, Ray Train, the store and the scheduler around runs that compute nothing.
 
-    python benchmarks/overhead.py [--runs 500]
+    python benchmarks/overhead.py [--runs 1000]
 
 Prints the seconds between the first and the last run's end, per run, with as many workers as there are CPUs, and the
 whole wall time with Ray's start. Nothing is trained; every run writes a complete, checksummed store entry.
@@ -47,8 +47,12 @@ def no_science(run, store, placement, pulse):  # type: ignore[no-untyped-def]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=500)
-    runs = parser.parse_args().runs
+    parser.add_argument("--runs", type=int, default=1000)
+    print(measure(parser.parse_args().runs))
+
+
+def measure(runs: int) -> str:
+    """Execute so many runs on a Ray of our own; returns what it took, in words."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "overhead.yaml"
         spec.write_text(SPEC.format(seeds=", ".join(map(str, range(runs)))))
@@ -61,7 +65,7 @@ def main() -> None:
         ends = finish_times(session.store)
     steady = ends[len(ends) // 10 :]  # worker processes are up by then
     per_run = (steady[-1] - steady[0]) / (len(steady) - 1)
-    print(f"{len(plan.runs)} runs, {os.cpu_count()} CPUs: {per_run:.4f} s per run once warm, {wall:.1f} s in all")
+    return f"{len(plan.runs):,} runs, {os.cpu_count()} CPUs: {per_run:.4f} s per run once warm, {wall:.1f} s in all"
 
 
 def first_runs(plan: Plan, count: int) -> Plan:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sweep import commands, fit_command
+from sweep import commands, fit_command, forecast_text, plan_command, tasks_command
 from sweep.errors import SweepError
 from sweep.plan import KINDS
 from sweep.spec import nearest
@@ -36,8 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--storage", help="results folder or URL instead of the spec's")
         return command
 
-    plan = add("plan", "show what a sweep would run, what is done already, and what the rest costs", spec=True)
+    plan = add(
+        "plan",
+        "show what a sweep would run, what is done already, and what the rest costs",
+        spec=True,
+        run=plan_command.plan,
+    )
     plan.add_argument("--list", action="store_true", help="one line for every run, with its reason")
+    forecast_text.add_cluster_arguments(plan)
 
     run = add("run", "run a sweep, or what is left of it, and write its report", spec=True)
     run.add_argument(
@@ -105,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     gc.add_argument("--cache", action="store_true", help="also the caches")
     gc.add_argument("--delete", action="store_true", help="delete what is listed")
 
-    add("tasks", "list where tasks come from")
+    tasks_command.add_commands(add)
     methods = add("methods", "list the methods: how a student learns from weak labels")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these, with their parameters")
     models = add("models", "list model families whose pretraining compute is known, or inspect checkpoints")

@@ -122,10 +122,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
             check_versions(look_at_nodes())
             if link := getattr(context, "dashboard_url", None):
                 print(f"Ray dashboard: http://{link} (on the head node; see docs/cluster.md)", flush=True)
-        cluster = _cluster(is_own=_is_own)
-        if not _is_own:
-            os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(pending_runs(cluster)))
-        yield cluster
+        yield _cluster(is_own=_is_own)
     finally:
         if not _keep:
             ray.shutdown()

@@ -4,134 +4,29 @@ import argparse
 import json
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from sweep.errors import SpecError, StoreError, SweepError
 from sweep.gc import delete, find_garbage
 from sweep.manifest import write_manifest
-from sweep.plan import KINDS, Plan
-from sweep.progress import duration
+from sweep.plan_command import counts_table, name_damaged, warn_unwritable
+from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import Standing, State, stand
+from sweep.state import STALE_SECONDS, State, stand, stragglers
 from sweep.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
-from w2s.tasks.base import left_out
 
-WILL_RUN = (State.TO_RUN, State.FAILED, State.RUNNING)
-NOMINAL_GPU_FLOPS = 1e14
-"""FLOP/s that `w2s plan` assumes of a GPU for its hours: 100 TFLOP/s, a tenth of an H100's bf16 peak."""
-
-NOMINAL_CORE_FLOPS = 2e10
-"""FLOP/s of one CPU core that `w2s plan` assumes for what a GPU would do in less than a minute: about what the offline
-sweep reaches."""
 LOOKED_AT = 300
 """Runs whose measurements are read, at most, to say how many texts were cut."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)  # pipes do not wrap
-
-
-# -- plan ------------------------------------------------------------------------------------------------------
-
-
-def plan(args: argparse.Namespace) -> int:
-    session = Session.open(args.spec, args.storage)
-    standings = stand(session.plan, session.store)
-    if args.list:
-        for run_id, run in session.plan.runs.items():
-            print(f"{run_id}  {run.label:<60}  {standings[run_id].state.value:<8}  {standings[run_id].reason}")
-        return 0
-    plan = session.plan
-    todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
-    _warn_unwritable(session.store)
-    console.print(
-        f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}"
-    )
-    for name, task in session.inputs.tasks.items():
-        sizes = ", ".join(f"{part} {n:,}" for part, n in task.summary.sizes.items())
-        without = left_out(task.summary.dropped)
-        console.print(f"task {name}: {sizes}" + (f"; rows left out: {without}" if without else ""))
-    if not session.spec.rung_pairs():
-        console.print("no pairs: the ladder has one rung, and a pair needs a weaker and a stronger one")
-    console.print(_counts_table(plan, standings))
-    _name_damaged(plan, standings)
-    console.print(
-        f"sharing: trained one by one, the pairs would ask for {plan.requested:,} supervisors, students and ceilings; "
-        f"the plan has {sum(run.task is not None for run in plan.runs.values()):,}"
-    )
-    for line in plan.not_applicable:
-        console.print(f"not applicable: {line}")
-    work = sum(plan.runs[run_id].work for run_id in todo)
-    path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
-    console.print(f"to run: {work:.2e} FLOPs ({_time(work)}), longest chain {path:.2e}" if todo else "nothing to run")
-    memory = max((run.memory for run in plan.runs.values()), default=0)
-    console.print(f"memory: at most {_size(memory)} on a device for one run")
-    console.print(f"storage: about {_size(_disk(plan))} in all")
-    if session.spec.tune is not None:
-        from sweep.tuning.session import plan_lines  # brings optuna
-
-        for line in plan_lines(args.spec, args.storage):
-            console.print(line)
-    return 0
-
-
-def _counts_table(plan: Plan, standings: Mapping[str, Standing]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("runs")
-    states = [state for state in State if any(s.state == state for s in standings.values())]
-    for column in ("in plan", *(state.value for state in states), "FLOPs to run"):
-        table.add_column(column, justify="right")
-    for kind in KINDS:
-        ids = [run_id for run_id, run in plan.runs.items() if run.kind == kind]
-        if not ids:
-            continue
-        count = Counter(standings[run_id].state for run_id in ids)
-        flops = sum(plan.runs[run_id].work for run_id in ids if standings[run_id].state in WILL_RUN)
-        cells = [f"{count[state]:,}" if count[state] else "·" for state in states]
-        table.add_row(kind.replace("_", " "), f"{len(ids):,}", *cells, f"{flops:.1e}" if flops else "·")
-    return table
-
-
-def _time(work: float) -> str:
-    """Time for so many FLOPs on a nominal GPU, or on one core where a GPU is not needed."""
-    if work / NOMINAL_GPU_FLOPS < 60:
-        time = duration(max(1.0, work / NOMINAL_CORE_FLOPS))
-        return f"about {time} of one CPU core at {NOMINAL_CORE_FLOPS / 1e9:g} GFLOP/s"
-    return f"{work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s"
-
-
-def _warn_unwritable(store: Store) -> None:
-    if not store.seems_writable():
-        print(f"storage '{store.root}' is not writable for this user; w2s run would refuse it", file=sys.stderr)
-
-
-def _name_damaged(plan: Plan, standings: Mapping[str, Standing]) -> None:
-    damaged = [(run_id, s.reason) for run_id, s in standings.items() if s.reason.startswith("damaged")]
-    for run_id, reason in damaged[:5]:
-        print(f"{plan.runs[run_id].label} ({run_id}): {reason}; the next w2s run makes it again")
-    if len(damaged) > 5:
-        print(f"and {len(damaged) - 5} more damaged runs")
-
-
-def _disk(plan: Plan) -> float:
-    """Bytes the plan's results will take: predictions at about 30 bytes a row, and the weights that are kept."""
-    total = 0.0
-    for run in plan.runs.values():
-        if run.task is not None:
-            total += 30.0 * sum(run.task.summary.sizes.values())
-        if run.keep_weights and run.model is not None:
-            total += 4.0 * run.model.n_params
-    return total
 
 
 # -- run, ladder -----------------------------------------------------------------------------------------------
@@ -185,7 +80,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     standings = stand(plan, store, verify=True)
     wanted = plan.with_ancestors(chosen)
     store.check_writable()
-    alive = [i for i in wanted if standings[i].state == State.RUNNING]
+    alive = [i for i in wanted if (beat := standings[i].beat) and beat.age < STALE_SECONDS]
     if alive:
         hosts = sorted({beat.host for i in alive for beat in store.heartbeats(i)[-1:]})
         print(
@@ -206,19 +101,27 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     blocked = (plan.descendants(given_up) & wanted) - done
     todo = wanted - done - blocked - set(given_up)
     failed = dict(given_up)
-    interrupted = False
+    interrupted, waiting = False, 0
+    tracking = session.tracking(done)
     if todo:
         from sweep.engine import run_plan
 
         threads = session.spec.ladder.pretrain.cpu_threads
-        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address)
+        outcome = run_plan(
+            plan, todo, store, session.spec.compute, cpu_threads=threads, address=address, tracking=tracking
+        )
         failed |= outcome.failed
         blocked |= outcome.blocked
         interrupted = outcome.interrupted
+        waiting = len(todo - outcome.done - outcome.blocked - outcome.failed.keys())
         print(f"{len(outcome.done)} of {len(todo)} runs done now, {len(done)} were in {store.root} already")
+        if outcome.twice:
+            print(f"{_count(len(outcome.twice), 'run')} were also finished by another driver, whose results count")
         done |= outcome.done
     else:
         print(f"nothing to run: {len(done)} of {len(wanted)} runs are in {store.root}")
+        if tracking is not None:
+            tracking.catch_up(address)
     for run_id, message in failed.items():
         again = "; only --retry-failed tries it again" if run_id in given_up else ""
         print(
@@ -230,8 +133,7 @@ def execute(session: Session, chosen: set[str], *, retry_failed: bool, address: 
     for line in _truncated(session, done):
         print(line)
     if interrupted:
-        print("interrupted; the same command goes on where it stopped")
-    if interrupted:
+        print(f"interrupted with {_count(waiting, 'run')} to go; the same command goes on from the saved states")
         return INTERRUPTED
     return 1 if failed or blocked else 0
 
@@ -275,10 +177,10 @@ def tune(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     session = Session.open(args.spec, args.storage)
     plan, standings = session.plan, stand(session.plan, session.store)
-    _warn_unwritable(session.store)
+    warn_unwritable(session.store)
     console.print(f"sweep [bold]{session.sweep_id}[/bold] in {session.store.root}")
-    console.print(_counts_table(plan, standings))
-    _name_damaged(plan, standings)
+    console.print(counts_table(plan, standings))
+    name_damaged(plan, standings)
     if session.spec.tune is not None:
         from sweep.tuning.session import status_lines  # brings optuna
 
@@ -287,10 +189,12 @@ def status(args: argparse.Namespace) -> int:
     work = {i: run.work for i, run in plan.runs.items()}
     done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
     console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
+    slow = stragglers(plan, standings, session.store)
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
         if standing.state != State.DONE and (notable or (args.list and not standing.reason.startswith("damaged"))):
-            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}")
+            mark = f"  STRAGGLER, {slow[run_id]}" if run_id in slow else ""
+            print(f"{standing.state.value}: {plan.runs[run_id].label} ({run_id}): {standing.reason}{mark}")
     return 1 if any(s.state in (State.FAILED, State.GIVEN_UP, State.BLOCKED) for s in standings.values()) else 0
 
 
@@ -348,12 +252,15 @@ def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | 
 def _report_inputs(store: Store, sweep: str | None) -> str:
     """A digest of all that a report is made from: manifests, DONE marks, failures, and the code."""
     content = sha256()
-    for pattern in (("sweeps", sweep or "*", "manifest.parquet"), ("runs", "*", "DONE*")):
-        for place in sorted(store.fs.glob(store.path(*pattern))):
-            content.update(str(place).removeprefix(store.path()).encode())
-            content.update(store.fs.cat_file(place))
-    for place in sorted(store.fs.glob(store.path("runs", "*", "attempts", "*", "error.json"))):
-        content.update(str(place).removeprefix(store.path()).encode())
+    sweeps = {name: info for name, info in store.listing("sweeps").items() if name.endswith("/manifest.parquet")}
+    files = {f"sweeps/{name}": info for name, info in sweeps.items() if not sweep or name.startswith(f"{sweep}/")}
+    for name, info in store.listing("runs").items():
+        if name.split("/")[1].startswith("DONE") or name.endswith("/error.json"):
+            files[f"runs/{name}"] = info
+    for name, info in sorted(files.items()):
+        content.update(name.encode())
+        if not name.endswith("/error.json"):
+            content.update(info.etag.encode() or store.fs.cat_file(store.path(name)))
     for source in sorted((Path(__file__).parents[1] / "analysis").rglob("*")):
         if source.suffix in (".py", ".html", ".css", ".js"):
             content.update(source.read_bytes())
@@ -403,7 +310,7 @@ def show(args: argparse.Namespace) -> int:
     if done:
         state = "damaged" if damage else "done"
         console.print(f"[bold]{run_id}[/bold] {state}, attempt {done.attempt} in {store.path('runs', run_id)}")
-        print("\nfiles\n" + "\n".join(f"  {name}  {_size(entry['bytes'])}" for name, entry in done.files.items()))
+        print("\nfiles\n" + "\n".join(f"  {name}  {size(entry['bytes'])}" for name, entry in done.files.items()))
         for name in ("run.json", "metrics.json", "log.txt"):
             try:
                 text = store.read(run_id, name).decode()
@@ -426,8 +333,8 @@ def gc(args: argparse.Namespace) -> int:
     _require_storage(store)
     garbage = find_garbage(store, failed=args.failed, cache=args.cache)
     for item in garbage:
-        print(f"{_size(item.bytes):>10}  {item.why}  {item.path}")
-    total = _size(sum(item.bytes for item in garbage))
+        print(f"{size(item.bytes):>10}  {item.why}  {item.path}")
+    total = size(sum(item.bytes for item in garbage))
     if args.delete:
         delete(store, garbage)
         print(f"deleted {_count(len(garbage), 'item')}, {total}")
@@ -437,16 +344,6 @@ def gc(args: argparse.Namespace) -> int:
 
 
 # -- lists -----------------------------------------------------------------------------------------------------
-
-
-def tasks(args: argparse.Namespace) -> int:
-    from w2s.tasks import SOURCES
-
-    table = _list_table("source", "forms", "what it is")
-    for source in SOURCES.values():
-        table.add_row(source.name, ", ".join(source.forms), source.summary)
-    console.print(table)
-    return 0
 
 
 def methods(args: argparse.Namespace) -> int:
@@ -515,11 +412,3 @@ def _list_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -2,24 +2,36 @@
 
 import contextlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
+import os
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.cluster import check_places, connected, prepare_environment
+from sweep.cluster import Cluster, check_places, connected, prepare_environment
 from sweep.execute import Science
 from sweep.frontier import Frontier
+from sweep.groups import GroupWatch
+from sweep.interrupt import Interrupts
+from sweep.measured import learn, out_of_memory_before, read_measurement
 from sweep.plan import Plan, Run
 from sweep.progress import Progress, make_progress
-from sweep.shapes import Shapes, bundle_of
+from sweep.room import Room, Started, live_nodes
+from sweep.shapes import Shapes, bundle_of, pending_trials
 from sweep.spec import Compute
+from sweep.state import POISONED
 from sweep.store import Store
+from sweep.temporary import remove_leftovers, scratch
 
 if TYPE_CHECKING:
-    from sweep.schedule import Feed
+    from sweep.schedule import Feed, Learning
+    from sweep.trackers import Trackers
+    from sweep.tracking import TrackingJob
     from sweep.worker import Job
+
+
+RECORDED = {"died": "WorkerDied", "node_lost": "NodeLost"}
+"""Ends of which the driver writes the record, since the run could not: outcome to kind of failure."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,23 @@ class Outcome:
     failed: dict[str, str]
     blocked: frozenset[str]
     interrupted: bool
+    twice: frozenset[str] = frozenset()
+    """Runs that another driver finished first, with an equal result."""
+
+
+@dataclass(frozen=True)
+class _Execution:
+    """What an execution consists of, beside Ray Tune."""
+
+    frontier: Frontier
+    job: "Job"
+    shapes: Shapes
+    learning: "Learning"
+    progress: Progress
+    interrupts: Interrupts
+    groups: GroupWatch
+    feed: "Feed | None"
+    trackers: "Trackers | None"
 
 
 def run_plan(
@@ -42,6 +71,7 @@ def run_plan(
     address: str | None = None,
     science: Science | None = None,
     feed: "Feed | None" = None,
+    tracking: "TrackingJob | None" = None,
 ) -> Outcome:
     """Execute `todo`, whose other parents are in the store.
 
@@ -50,6 +80,7 @@ def run_plan(
         address: A Ray cluster; None for RAY_ADDRESS, or else a Ray of our own on this machine.
         science: What computes a run, for benchmarks of the engine.
         feed: What adds runs to the plan as it goes.
+        tracking: The experiment trackers that are told of finished runs.
 
     Raises:
         SweepError: Ray cannot be reached, or no node is large enough for a run.
@@ -60,70 +91,117 @@ def run_plan(
     frontier = Frontier(plan, frozenset(todo), retries=compute.retries)
     if feed is not None:
         feed.attach(frontier)
-    with connected(address) as cluster, _scratch() as tune_folder:
+    remove_leftovers()
+    trackers = tracking.open() if tracking is not None else None
+    with Interrupts() as interrupts, connected(address) as cluster, scratch("w2s-tune-") as tune_folder:
         if not cluster.is_own:
             check_places((plan.runs[i] for i in frontier.todo), store)
-        shapes = Shapes(compute, cpu_threads, has_gpus=cluster.has_gpus)
+        shapes, learning = _packing(frontier, store, compute, cpu_threads, cluster)
         shapes.check(frontier, plan, cluster)
-        with make_progress(frontier) as progress:
+        with (
+            make_progress(frontier) as progress,
+            pending_trials(shapes.pending(frontier, plan, cluster)),
+            GroupWatch() as groups,
+        ):
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
-            interrupted = _tune(frontier, job, compute, shapes, progress, tune_folder, feed)
-    return Outcome(frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), interrupted)
+            twice = _tune(
+                _Execution(frontier, job, shapes, learning, progress, interrupts, groups, feed, trackers),
+                max_parallel=compute.max_parallel,
+                folder=tune_folder,
+            )
+            job.stop.withdraw()
+    return Outcome(
+        frozenset(frontier.done), frontier.failed, frozenset(frontier.blocked), not frontier.finished, frozenset(twice)
+    )
 
 
-def _tune(
-    frontier: Frontier,
-    job: "Job",
-    compute: Compute,
-    shapes: Shapes,
-    progress: Progress,
-    tune_folder: str,
-    feed: "Feed | None",
-) -> bool:
+def _packing(
+    frontier: Frontier, store: Store, compute: Compute, cpu_threads: int, cluster: Cluster
+) -> "tuple[Shapes, Learning]":
+    """What earlier executions tell of memory and time, and the shapes that follow."""
+    from sweep.schedule import Learning
+
+    plan = frontier.plan
+    learned = learn(plan, plan.runs.keys() - frontier.todo, store)
+    shapes = Shapes(compute, cpu_threads, cluster=cluster, learned=learned)
+    frontier.can_grow = shapes.can_grow
+    for run_id, failures in out_of_memory_before(frontier.todo, store).items():
+        frontier.repeat_ladder(run_id, failures)
+    return shapes, Learning(frontier, learned, read=lambda run: read_measurement(run, store), gpu=shapes.uses_gpu)
+
+
+def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> set[str]:
+    """Hands out runs until nothing is left that could start, or until it is asked to stop.
+
+    Returns:
+        The runs that another driver finished first.
+    """
     from ray import tune
 
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would abandon what runs
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a dead worker, the progress display tells
+    from sweep.referee import Referee, StopWhenAsked
     from sweep.schedule import PlanSearcher
     from sweep.worker import RunTrainable
 
+    job, shapes, progress, frontier = execution.job, execution.shapes, execution.progress, execution.frontier
+    interrupts, trackers = execution.interrupts, execution.trackers
+    referee = Referee()
+
     def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
-        if outcome == "died":  # and could not record it itself
+        if outcome in RECORDED:  # and could not record it itself
+            execution.groups.look()
+            kind = RECORDED[outcome] if again else POISONED
             with contextlib.suppress(OSError):
-                job.store.record_failure(run.run_id, "WorkerDied", message)
-        progress.ended(run, "retry" if again else outcome, message)
+                job.store.record_failure(run.run_id, kind, message, referee.last_words)
+        progress.ended(run, "retry" if again and outcome != "interrupted" else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
-    searcher = PlanSearcher(frontier, shape_of=shapes.of, on_start=progress.started, on_end=on_end, feed=feed)
+    started = Started(job.store.signs, time.monotonic)
+    searcher = PlanSearcher(
+        frontier,
+        shape_of=lambda run: shapes.of(run, frontier.growth(run)),
+        on_start=progress.started,
+        on_end=on_end,
+        feed=execution.feed,
+        room=Room(live_nodes, started),
+        started=started,
+        learning=execution.learning,
+        stopping=lambda: interrupts.requested,
+        death_of=referee.death_of,
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundle_of(config["shape"])])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=referee,
             num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=compute.max_parallel,
+            max_concurrent_trials=max_parallel,
         ),
         run_config=tune.RunConfig(
-            storage_path=tune_folder,
+            storage_path=folder,
             name="sweep",
             verbose=0,
+            callbacks=[trackers.callback] if trackers is not None else None,
+            stop=StopWhenAsked(lambda: interrupts.requested, referee),
             failure_config=tune.FailureConfig(max_failures=0),  # the frontier counts attempts of all kinds
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    try:
-        tuner.fit()
-    except KeyboardInterrupt:
-        return True
+
+    def ask_to_stop() -> None:
+        try:
+            job.stop.make()
+        except Exception as error:
+            progress.say(f"stopping, but Ray does not answer ({error}); Ctrl-C again quits at once")
+            return
+        n = referee.n_running
+        which = "a run saves its state and ends" if n == 1 else f"{n} runs save their state and end"
+        progress.say(f"stopping: {which} (short ones finish); Ctrl-C again quits at once")
+
+    interrupts.install(ask_to_stop)
+    tuner.fit()
     if searcher.error is not None:
         raise searcher.error
-    return not frontier.finished
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for Ray Tune's own files, which nobody needs afterwards: what is done, the store knows."""
-    folder = tempfile.mkdtemp(prefix="w2s-tune-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return searcher.twice

@@ -21,6 +21,10 @@ class StoreError(SweepError):
     """The results store cannot be read or written, or holds something damaged."""
 
 
+class StorageError(StoreError, OSError):
+    """The storage itself failed or refused: unreachable, full, no permission. No fault of the run that met it."""
+
+
 class ErrorAt(ValueError):
     """Found by a check of a whole, within a pydantic model, that knows which of its parts is wrong."""
 

@@ -14,14 +14,18 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 
 from sweep.plan import Run
+from sweep.scratch import fetch_state, forget_state, mirrored, scratch_folder
 from sweep.store import Attempt, Heartbeat, Store
 from w2s.config import PretrainRun
 
 BEAT_EVERY_SECONDS = 10.0
+LAST_BEAT_SECONDS = 10.0
+"""How long the end of a run waits for a beat under way: no longer, whatever the storage does."""
 _PACKAGES = ("w2s-sweep", "torch", "transformers", "tokenizers", "polars", "numpy", "ray")
 _log = logging.getLogger("w2s")
 
@@ -41,28 +45,39 @@ class Placement:
     """Asked often while a run trains; once true, the run saves its state and raises `InterruptedRunError`."""
 
 
-def execute(run: Run, store: Store, placement: Placement, science: "Science | None" = None) -> None:
+def execute(run: Run, store: Store, placement: Placement, science: "Science | None" = None) -> bool:
     """Run a run and mark it done. On several devices every rank calls this; rank 0 writes.
 
     Args:
         science: What computes the result; benchmarks of the engine put nothing in its place.
 
-    Raises whatever went wrong, after it was recorded in the store.
+    Returns:
+        Whether this attempt became the run's result; False if another driver's was there first, with an equal result.
+
+    Raises whatever went wrong, after it was recorded in the store. An `InterruptedRunError` is no failure: nothing is
+    recorded, and the state it left stays for the next attempt.
     """
     science = science or run_science
+    fetch_state(store, run.run_id, shared=placement.world > 1)
     if placement.rank > 0:
         science(run, store, placement, lambda fraction: None)
-        return
+        if not store.is_local:  # this machine's copy
+            shutil.rmtree(scratch_folder(store, run.run_id), ignore_errors=True)
+        return True
+    uuid = uuid4().hex
+    # the pulse goes on while results are uploaded: without one, another machine's `w2s gc` might take the attempt
     with (
-        store.writing(run.run_id) as attempt,
-        Pulse(store, run.run_id, attempt.uuid) as pulse,
+        Pulse(store, run.run_id, uuid) as pulse,
+        store.writing(run.run_id, uuid) as attempt,
         _log_to(attempt.folder / "log.txt"),
+        mirrored(store, run.run_id),
     ):
         started = time.perf_counter()
         _log.info("%s (%s) on %s, host %s", run.label, run.run_id, placement.device, socket.gethostname())
         result = science(run, store, placement, pulse)
         _write(run, result, attempt, placement, seconds=time.perf_counter() - started)
-    shutil.rmtree(scratch_folder(store, run.run_id), ignore_errors=True)
+    forget_state(store, run.run_id)
+    return attempt.won
 
 
 class Pulse:
@@ -71,11 +86,16 @@ class Pulse:
     def __init__(self, store: Store, run_id: str, attempt: str) -> None:
         self._store, self._run_id, self._attempt = store, run_id, attempt
         self._fraction = 0.0
+        self._from_fraction: float | None = None
+        self._started = time.time()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, fraction: float) -> None:
         """Note the fraction done."""
+        if self._from_fraction is None:
+            self._from_fraction = fraction
+            _log.info("training is at %.2f %% after its first step here", 100 * fraction)
         self._fraction = fraction
 
     def __enter__(self) -> "Pulse":
@@ -84,12 +104,20 @@ class Pulse:
 
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(LAST_BEAT_SECONDS)
         self._store.end_beat(self._run_id, self._attempt)
 
     def _beat(self) -> None:
         while True:
-            beat = Heartbeat(self._attempt, socket.gethostname(), os.getpid(), time.time(), self._fraction)
+            beat = Heartbeat(
+                self._attempt,
+                socket.gethostname(),
+                os.getpid(),
+                time.time(),
+                self._fraction,
+                self._started,
+                self._from_fraction or 0.0,
+            )
             self._store.beat(self._run_id, beat)
             if self._ended.wait(BEAT_EVERY_SECONDS):
                 return
@@ -97,13 +125,6 @@ class Pulse:
 
 Science = Callable[[Run, Store, Placement, Callable[[float], None]], Any]
 """From a run to its `w2s.experiment.RunResult`; the last argument is told the fraction done."""
-
-
-def scratch_folder(store: Store, run_id: str) -> Path:
-    """Where a long run keeps its state to resume from: beside its results when they are on a file system."""
-    if store.is_local:
-        return Path(store.path("runs", run_id, "scratch"))
-    return store.cache / "scratch" / run_id
 
 
 def run_science(run: Run, store: Store, placement: Placement, on_progress: Callable[[float], None]) -> Any:
@@ -128,6 +149,7 @@ def run_science(run: Run, store: Store, placement: Placement, on_progress: Calla
         checkpoint_every_seconds=placement.checkpoint_every_seconds,
         on_progress=on_progress,
         should_stop=placement.should_stop,
+        keep_weights=run.keep_weights,
     )
     return run_one(run.spec, inputs)
 
@@ -144,6 +166,7 @@ def _write(run: Run, result: Any, attempt: Attempt, placement: Placement, *, sec
     if not isinstance(run.spec, PretrainRun):
         metrics["pretrain_flops"] = flops
     metrics |= {"seconds": seconds, "host": socket.gethostname()}
+    metrics |= {"devices": placement.world, "sharded": placement.sharded}
     attempt.write_json("run.json", {**description, "versions": _versions()})
     attempt.write_json("metrics.json", metrics)
     result.history.write_parquet(attempt.folder / "history.parquet")

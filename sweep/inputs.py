@@ -10,16 +10,17 @@ from typing import Any, TypeVar
 
 from sweep.errors import SpecError
 from sweep.lockfile import RevisionLock
+from sweep.resources import Sizes
 from sweep.spec import CheckpointRung, ScratchRung, Sweep, key_of
 from sweep.yamlfile import Location
 from w2s.caches import appearing_whole
-from w2s.checkpoints import inspect_checkpoint, llama_shape_sizes
-from w2s.config import Corpus, HubTask, ModelSource, TaskSpec, TextCorpus
+from w2s.checkpoints import ModelSizes, inspect_checkpoint, llama_shape_sizes
+from w2s.config import Corpus, ModelSource, TaskSpec, TextCorpus
 from w2s.corpora import FACTS_VOCABULARY, check_corpus, corpus_fingerprint
 from w2s.errors import W2SError
 from w2s.fingerprints import hash_file
 from w2s.known_models import pretraining_tokens
-from w2s.tasks import TaskSummary, load_task, summarise, task_fingerprint
+from w2s.tasks import TaskSummary, load_task, resolve_task, summarise, task_fingerprint
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class ModelInfo:
     causal: bool
     source: ModelSource | None
     fingerprint: str | None
+    sizes: Sizes | None = None
+    """What of it decides the memory of a run."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,7 @@ def _corpus(corpus: Corpus, hashes: HashCache) -> str:
 
 
 def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLock) -> TaskInfo:
-    if isinstance(task, HubTask):
-        task = task.model_copy(update={"revision": lock.dataset(task.id, task.revision)})
+    task = resolve_task(task, lock.dataset)
     fingerprint = task_fingerprint(task, hash_file=hashes)
     remembered = cache / "tasks" / f"{fingerprint}.json"
     try:
@@ -158,6 +160,7 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
             causal=True,
             source=None,
             fingerprint=None,
+            sizes=_memory_sizes(sizes, "llama"),
         )
     source = ModelSource(
         path=rung.model,
@@ -165,7 +168,13 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         allow_pickle=rung.allow_pickle,
         trust_remote_code=rung.trust_remote_code,
     )
-    found = inspect_checkpoint(source.path, source.revision, allow_pickle=rung.allow_pickle, hash_file=hashes)
+    found = inspect_checkpoint(
+        source.path,
+        source.revision,
+        allow_pickle=rung.allow_pickle,
+        trust_remote_code=rung.trust_remote_code,
+        hash_file=hashes,
+    )
     flops = rung.pretrain_flops
     if flops is None:
         tokens = rung.pretrain_tokens or pretraining_tokens(rung.model)
@@ -186,6 +195,23 @@ def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCac
         causal=found.kind == "causal",
         source=source,
         fingerprint=found.fingerprint,
+        sizes=_memory_sizes(found, found.model_type, causal=found.kind == "causal"),
+    )
+
+
+def _memory_sizes(found: ModelSizes, family: str, *, causal: bool = True) -> Sizes:
+    # What is neither multiplied with nor looked up are norms and biases, a hundredth; an output head is a third.
+    rest = found.n_params - (found.n_matmul - found.vocab_size * found.hidden_size) - found.n_embedding
+    return Sizes(
+        family=family,
+        n_params=found.n_params,
+        n_matmul=found.n_matmul,
+        hidden_size=found.hidden_size,
+        layers=found.layers,
+        heads=found.heads,
+        vocab_size=found.vocab_size,
+        causal=causal,
+        tied=rest < 0.9 * found.vocab_size * found.hidden_size,
     )
 
 

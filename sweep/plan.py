@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from sweep.inputs import ModelInfo, TaskInfo
+from sweep.resources import Memory
 from w2s.config import (
     FinetuneRun,
     FinetuneSettings,
@@ -57,7 +58,7 @@ class Run:
     work: float
     """Estimated FLOPs, with the launch overhead of its steps."""
     memory: float
-    """Estimated bytes on the device."""
+    """Estimated bytes on one GPU."""
     task: TaskInfo | None = None
     settings: FinetuneSettings | None = None
     settings_id: str | None = None
@@ -74,6 +75,8 @@ class Run:
     written: RunSpec | None = None
     """The spec of kinds that are few; that of pretraining and finetuning is written when asked for, of 100,000 runs."""
     title: str | None = None
+    needs: Memory | None = None
+    """The estimate in parts, for other placements; None of runs that only compute on tables."""
 
     @property
     def label(self) -> str:

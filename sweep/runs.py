@@ -10,9 +10,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from sweep.inputs import Inputs, TaskInfo
+from sweep.inputs import Inputs, ModelInfo, TaskInfo
 from sweep.plan import COMPONENTS, FORMAT, Kind, Parent, Run, digest
-from sweep.resources import STEP_WORK, TRAINED_SHARE, micro_batch_that_fits, training_memory
+from sweep.resources import STEP_WORK, TRAINED_SHARE, Memory, Sizes, micro_batch_that_fits, trained_parameters
 from sweep.spec import CheckpointRung, ScratchRung, Sweep
 from w2s.config import (
     ActivationsRun,
@@ -101,6 +101,16 @@ class RunMaker:
             facts = not isinstance(settings.corpus, TextCorpus)
             per_row = 4 * settings.corpus.statements_per_document if facts else settings.context  # type: ignore[union-attr]
             tokens = settings.batch_size * per_row
+            needs = Memory(
+                sizes=_sizes(model),
+                does="language_model",
+                trained=model.n_params,
+                rows=settings.batch_size,  # no micro-batches: documents are short
+                batch_rows=settings.batch_size,
+                length=per_row,
+                precision="fp32",
+                reads_checkpoint=False,
+            )
             self._memo[key] = self._add(
                 "pretrain",
                 identity,
@@ -108,7 +118,8 @@ class RunMaker:
                 seed=seed,
                 parents=(Parent("tokenizer", tokenizer.run_id, "weights"),) if tokenizer else (),
                 work=model.pretrain_flops + STEP_WORK * rung.tokens / tokens,
-                memory=training_memory(model.n_params, model.hidden_size, model.layers, tokens),
+                memory=needs.on(gpu=True),
+                needs=needs,
                 model=model,
                 pretrain=(shape, settings),
                 keep_weights=True,
@@ -124,8 +135,10 @@ class RunMaker:
 
     def _settings(
         self, rung: Any, task: TaskInfo, *, tune: Literal["full"] | None = None
-    ) -> tuple[FinetuneSettings, str, str, float, float]:
+    ) -> tuple[FinetuneSettings, str, str, float, Memory]:
         """Resolved settings, their id in tables, what of them is identity, work and memory of a training.
+
+        The micro-batch comes from a rule that never changes, as it is identity; the memory is the better estimate.
 
         `tune` replaces what the settings say is trained.
         """
@@ -159,12 +172,18 @@ class RunMaker:
             steps = written.epochs * examples / written.batch_size
             trained = 6.0 * model.n_matmul * typical * examples * written.epochs
             predicted = 2.0 * model.n_matmul * typical * sum(task.summary.sizes.values())
-            memory = training_memory(
-                model.n_params,
-                model.hidden_size,
-                model.layers,
-                longest * micro,
-                trainable=TRAINED_SHARE[written.tune],
+            sizes, per_example = _sizes(model), 2 if task.spec.form == "compare" else 1
+            memory = Memory(
+                sizes=sizes,
+                does="train",
+                trained=trained_parameters(sizes, resolved),
+                rows=int(resolved.micro_batch_size) * per_example,
+                batch_rows=written.batch_size * per_example,
+                length=_longest_tokens(task, model, written.max_length),
+                evaluated=max(task.summary.sizes.values()) * per_example,
+                precision=written.precision,
+                checkpointing=written.gradient_checkpointing,
+                frozen_body=written.tune == "head",
             )
             self._memo[key] = (
                 resolved,
@@ -242,7 +261,8 @@ class RunMaker:
             seed=seed,
             parents=(*start, *parents),
             work=work,
-            memory=memory,
+            memory=memory.on(gpu=True),
+            needs=memory,
             task=task,
             settings=settings,
             settings_id=settings_id,
@@ -281,6 +301,7 @@ class RunMaker:
             }
         )
         info = self.inputs.models[rung.name]
+        needs = replace(memory, does="language_model", trained=memory.sizes.n_params)
         identity = {
             "model": model,
             "task": task.fingerprint,
@@ -295,7 +316,8 @@ class RunMaker:
             seed=seed,
             parents=start,
             work=work * len(parts) / 2,
-            memory=memory,
+            memory=needs.on(gpu=True),
+            needs=needs,
             task=task,
             settings=settings,
             settings_id=settings_id,
@@ -317,6 +339,7 @@ class RunMaker:
             "settings": settings.model_dump(mode="json", include=read),
         }
         info = self.inputs.models[rung.name]
+        needs = replace(memory, does="read", trained=0, all_layers=layer != -1)
         of = f"{rung.name} {'after ' + base.label if base else 'as pretrained'}"
         return self._add(
             "activations",
@@ -325,7 +348,8 @@ class RunMaker:
             seed=seed,
             parents=start,
             work=work / 6,
-            memory=memory / 2,
+            memory=needs.on(gpu=True),
+            needs=needs,
             task=task,
             settings=settings,
             model=info,
@@ -383,6 +407,15 @@ class RunMaker:
         }
         supervisor = (Parent("supervisor", setting.labels.run_id, "predictions"),) if weak else ()
         info = self.inputs.models[setting.strong.name]
+        shown = memory.length * (1 + method.shots) + 16 * (1 + method.shots)  # and what a template says around a text
+        positions = info.max_positions or method.max_length
+        needs = replace(
+            memory,
+            does="prompt",
+            trained=0,
+            length=min(shown, method.max_length, positions),
+            budget_length=settings.max_length,
+        )
         return self._add(
             "prompt",
             identity,
@@ -390,7 +423,8 @@ class RunMaker:
             seed=setting.seed,
             parents=(*start, *supervisor),
             work=work / 6 * (1 + method.shots),
-            memory=memory / 2,
+            memory=needs.on(gpu=True),
+            needs=needs,
             task=setting.task,
             settings=settings,
             settings_id=settings_id,
@@ -451,3 +485,15 @@ class RunMaker:
             model=self.inputs.models[fields["rung"]],
             **fields,
         )
+
+
+def _sizes(model: ModelInfo) -> Sizes:
+    assert model.sizes is not None, "planning measures every model"
+    return model.sizes
+
+
+def _longest_tokens(task: TaskInfo, model: ModelInfo, max_length: int) -> float:
+    """Tokens of the longest text, about: a trained vocabulary has some 4 bytes a token, on the longest texts fewer."""
+    per_token = 2 if model.source is None else 3
+    longest = min(max_length, max(task.summary.max_bytes.values()) / per_token + 2)
+    return min(longest, model.max_positions or longest)

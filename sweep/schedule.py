@@ -5,11 +5,18 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from sweep.deaths import Death
 from sweep.frontier import Frontier
+from sweep.measured import Learned, Measurement
 from sweep.plan import Run
+from sweep.room import Room, Started
+from sweep.shapes import ask_of
 
 OUTCOME = "outcome"
-"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory" or "died"."""
+"""Key of a trial's result that says how its run ended: "done", "failed", "out_of_memory", "interrupted" (asked to stop,
+its state is saved), "storage" (which failed for minutes), "died" (its process) or "node_lost"."""
+TWICE = "twice"
+"""Key of a result that says that another driver finished the same run first."""
 
 
 class Feed(Protocol):
@@ -25,6 +32,41 @@ class Feed(Protocol):
         """Called when a run is done, or has failed for good."""
 
 
+class Learning:
+    """Measures finished runs while others are executed, and orders the rest by what it finds.
+
+    Orders anew after 8 measurements, 16, 32, and so on: each takes a look at the whole plan.
+    """
+
+    def __init__(
+        self,
+        frontier: Frontier,
+        learned: Learned,
+        *,
+        read: Callable[[Run], Measurement | None],
+        gpu: Callable[[Run], bool],
+    ) -> None:
+        self._frontier, self._learned, self._read, self._gpu = frontier, learned, read, gpu
+        self._next = 8
+        if learned.count:
+            self.order()
+
+    def ended(self, run: Run) -> None:
+        """A run is done."""
+        if not self._learned.wants(run):
+            return
+        found = self._read(run)
+        if found is not None:
+            self._learned.add(found)
+            if self._learned.count >= self._next:
+                self.order()
+
+    def order(self) -> None:
+        """By seconds, for all runs: measured ones, or FLOPs at a measured rate."""
+        self._next = 2 * self._learned.count
+        self._frontier.set_cost(lambda run: self._learned.seconds(run, gpu=self._gpu(run)))
+
+
 class PlanSearcher(Searcher):
     """Hands out runs, longest remaining path first, as their parents finish."""
 
@@ -36,8 +78,22 @@ class PlanSearcher(Searcher):
         on_start: Callable[[Run], None],
         on_end: Callable[[Run, str, str, bool], None],
         feed: Feed | None = None,
+        room: Room | None = None,
+        started: Started | None = None,
+        learning: "Learning | None" = None,
+        stopping: Callable[[], bool] = lambda: False,
+        death_of: Callable[[str], Death] = lambda trial_id: Death(),
     ) -> None:
+        """
+        Args:
+            room: Holds small runs back while a large one waits; without it, Ray's own order is all there is.
+            started: Is told of large runs that are handed out; what `room` asks whether they have begun.
+            learning: Is told of finished runs, and may change their order.
+        """
         super().__init__()
+        self._room, self._started, self._learning = room or Room(tuple), started, learning
+        self._stopping = stopping
+        self._death_of = death_of
         self._frontier = frontier
         self._shape_of = shape_of
         self._on_start = on_start
@@ -46,33 +102,59 @@ class PlanSearcher(Searcher):
         self._known = frozenset(frontier.todo)
         self.error: Exception | None = None
         """What the feed raised. Tune would take it for a failure of the run, so it is kept for the caller."""
+        self.twice: set[str] = set()
+        """Runs that another driver finished first, with an equal result."""
         self._run_of_trial: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self._feed is not None:
+        stopping = self._stopping()
+        if self._feed is not None and not stopping:
             self._ask(self._feed.refill)
-        run_id = None if self.error else self._frontier.pop()
+        run_id = None if self.error or stopping else self._frontier.pop(self._has_room)
         if run_id is None:
             # None while nothing runs would make Tune poll for ten minutes before it gives up.
-            idle = not self._frontier.running if self.error else self._frontier.finished
+            idle = not self._frontier.running if self.error or stopping else self._frontier.finished
             return Searcher.FINISHED if idle else None
         run = self._frontier.plan.runs[run_id]
         self._run_of_trial[trial_id] = run_id
         self._on_start(run)
-        config = {"run_id": run_id, "divisor": self._frontier.divisors.get(run_id, 1), "shape": self._shape_of(run)}
+        shape = self._shape_of(run)
+        self._take_room(run, shape)
+        config = {"run_id": run_id, "divisor": self._frontier.divisors.get(run_id, 1), "shape": shape}
         return config if run_id in self._known else config | {"run": run}
+
+    def _has_room(self, run: Run) -> bool:
+        """Whether a run may start. Never False while nothing runs: a run that holds others back was handed out."""
+        return self._room.allows(ask_of(self._shape_of(run)))
+
+    def _take_room(self, run: Run, shape: dict[str, float]) -> None:
+        ask = ask_of(shape)
+        if self._started is not None and self._room.is_large(ask):
+            self._started.handed_out(run)
+        self._room.start(run.run_id, ask)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._frontier.plan.runs[self._run_of_trial.pop(trial_id)]
         if error or result is None or OUTCOME not in result:
-            result = {OUTCOME: "died", "message": "its worker process died (killed, or out of host memory)"}
+            death = self._death_of(trial_id)
+            result = {OUTCOME: death.loss, "message": death.message}
         outcome, message = result[OUTCOME], result.get("message", "")
         again = False
+        self._room.end(run.run_id)
         if outcome == "done":
             self._frontier.succeed(run.run_id)
+            if result.get(TWICE):
+                self.twice.add(run.run_id)
+            if self._learning is not None:
+                self._learning.ended(run)
+        elif outcome == "interrupted":
+            self._frontier.put_back(run.run_id)
+            again = True
+        elif outcome == "node_lost":
+            again = self._frontier.lose_node(run.run_id, message)
         else:
             again = self._frontier.fail(
-                run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome == "died"
+                run.run_id, message, out_of_memory=outcome == "out_of_memory", died=outcome in ("died", "storage")
             )
         self._on_end(run, outcome, message, again)
         if self._feed is not None and not again:

@@ -1,6 +1,7 @@
 """A spec with everything that follows from it: inputs, plan, store. What every command but the simplest starts from."""
 
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from sweep.plan import KINDS, Plan
 from sweep.planner import build_plan
 from sweep.spec import Sweep, load_spec, located, nearest
 from sweep.store import Store
+from sweep.tracking import TrackingJob, tracking_job
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Session:
     @cached_property
     def sweep_id(self) -> str:
         return sweep_id(self.spec, self.plan)
+
+    def tracking(self, done: Collection[str]) -> TrackingJob | None:
+        """What the spec's trackers are to be told; `done` is in the store already. Raises SweepError."""
+        name = self.sweep_id
+        return tracking_job(
+            self.spec.tracking, self.store, name=name, title=self.spec.name, place=f"sweeps/{name}", done=done
+        )
 
     def select(self, only: list[str]) -> set[str]:
         """Run ids for `--only KIND|ID`: all runs of a kind, or those whose id begins so; all when empty.

@@ -1,5 +1,6 @@
 """The sweep file: YAML in, a validated `Sweep` out. Everything that can be refused without work is refused here."""
 
+import difflib
 import itertools
 import types
 import typing
@@ -10,9 +11,12 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
+from sweep.secrets import STORAGE_CURE, refuse_credentials
+from sweep.tracking import Tracking
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (
+    CatalogueTask,
     Config,
     FactsCorpus,
     FactsTask,
@@ -23,6 +27,7 @@ from w2s.config import (
     PositiveFloat,
     PositiveInt,
     PretrainSettings,
+    PythonTask,
     RungShape,
     SplitSpec,
     TaskSpec,
@@ -116,10 +121,15 @@ class Compute(Config):
     """Device memory that one run may use; with the model's size it fixes the micro-batch when planning."""
     gpus_per_run: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """`auto`: on a machine with GPUs, the share of one that the memory estimate asks for."""
-    gpu_memory_gb: PositiveFloat = 24.0
-    """Memory of one GPU of the cluster; with the estimate it says how many runs share one."""
-    devices_per_run: PositiveInt = 1
-    """More than one: Ray Train starts a worker group and splits every batch over it."""
+    gpu_memory_gb: PositiveFloat | Literal["auto"] = "auto"
+    """Memory of one GPU of the cluster; with the estimate it says how many runs share one. `auto`: by the type of each
+    node's GPUs, 24 GB where Ray does not know it."""
+    devices_per_run: PositiveInt | Literal["auto"] = "auto"
+    """More than one: Ray Train starts a worker group and splits every batch over it. `auto`: one, or for a run that is
+    estimated larger than a GPU, as few as it fits on."""
+    parallel: Literal["auto", "replicate", "fsdp"] = "auto"
+    """On several devices, `replicate`: each holds the whole model; `fsdp`: parameters, gradients and optimiser state
+    are cut over them; `auto`: cut if a whole model does not fit."""
     max_parallel: PositiveInt | None = None
     """Upper bound on runs at the same time; otherwise as many as the cluster's CPUs and GPUs hold."""
     retries: Annotated[int, Field(ge=0)] = 1
@@ -147,8 +157,24 @@ class Sweep(Config):
     keep_weights: Literal["none", "all"] = "none"
     """Whether finetuned weights are kept. Pretrained rungs always are."""
     compute: Compute = Compute()
+    tracking: Tracking | None = None
+    """Experiment trackers that are told of each finished run: tensorboard, wandb, mlflow."""
     tune: Tune | None = None
     """What `w2s tune` searches; `w2s run` does not look at it."""
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_has_no_secrets(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            refuse_credentials(storage, STORAGE_CURE)
+        return storage
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_are_tasks(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, list | tuple):
+            return tasks
+        return [expand_task(task, index) for index, task in enumerate(tasks)]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -306,6 +332,32 @@ def _expand_rung(rung: Any) -> Any:
     return rung
 
 
+def expand_task(task: Any, index: int = 0) -> Any:
+    """A bare name, or a mapping with `dataset`, is a task of the catalogue; a bare name may also be an entry point.
+
+    Raises:
+        ErrorAt: A name of neither.
+    """
+    if isinstance(task, Mapping):
+        return {"source": "catalogue", **task} if "dataset" in task and "source" not in task else task
+    if not isinstance(task, str):
+        return task
+    from w2s.tasks.catalogue import datasets, find_dataset
+    from w2s.tasks.python import entry_points
+
+    if task == "facts":
+        return {"source": "facts", "name": task}
+    if find_dataset(task) is not None:
+        return {"source": "catalogue", "dataset": task}
+    own = entry_points()
+    if task in own:
+        return {"source": "python", "name": task, "object": task}
+    names = ["facts", *datasets(), *own]
+    close = difflib.get_close_matches(task, names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise ErrorAt(f"there is no task '{task}'{hint} (w2s tasks lists them)", index)
+
+
 _OF_ENTRIES = ("finetune", "own_ceiling", "label", "oracle")
 """Keys of a method of the grid that are not the method's own parameters."""
 
@@ -372,6 +424,10 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
             task = task.model_copy(update={"train": absolute(task.train), "test": absolute(task.test)})
         elif isinstance(task, HubTask):
             task = task.model_copy(update={"id": _local_or_id(task.id, folder)})
+        elif isinstance(task, CatalogueTask) and task.mirror is not None:
+            task = task.model_copy(update={"mirror": absolute((task.mirror,))[0]})
+        elif isinstance(task, PythonTask):
+            task = task.model_copy(update={"object": _local_object(task.object, folder), "files": absolute(task.files)})
         tasks.append(task)
     rungs = tuple(
         rung.model_copy(update={"model": _local_or_id(rung.model, folder)})
@@ -385,6 +441,15 @@ def _resolve_paths(spec: Sweep, folder: Path) -> Sweep:
         pretrain = pretrain.model_copy(update={"corpus": corpus})
     ladder = spec.ladder.model_copy(update={"rungs": rungs, "pretrain": pretrain})
     return spec.model_copy(update={"tasks": tuple(tasks), "ladder": ladder})
+
+
+def _local_object(name: str, folder: Path) -> str:
+    """`file.py:name` and, where `module.py` lies beside the spec, `module:name`, with the file's whole path."""
+    module, colon, attribute = name.rpartition(":")
+    if not colon:
+        return name
+    file = folder / Path(module if module.endswith(".py") else f"{module.replace('.', '/')}.py").expanduser()
+    return f"{file.resolve()}:{attribute}" if module.endswith(".py") or file.is_file() else name
 
 
 def _local_or_id(name: str, folder: Path) -> str:

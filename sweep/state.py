@@ -2,15 +2,32 @@
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
-from sweep.plan import Plan
-from sweep.store import Done, Heartbeat, Store
+from sweep.errors import StoreError
+from sweep.plan import Plan, Run
+from sweep.store import Done, Failure, Heartbeat, Store
 
 STALE_SECONDS = 60.0
-"""A heartbeat older than this is a run that died, or a straggler worth a look."""
+"""A run that was not heard of for longer hangs, or died."""
+DEAD_SECONDS = 600.0
+"""One that was not heard of for longer is dead."""
+
+
+POISONED = "GaveUp"
+"""Kind of failure of a run whose process, or machine, was lost more often than one `w2s run` forgives."""
+LOST = ("WorkerDied", "NodeLost")
+"""Kinds of failure that say little about the run."""
+SLOW_FACTOR = 2.0
+"""A straggler needs so many times the seconds per FLOP that the median finished run of its kind and model took."""
+SETTLED_SECONDS = 30.0
+"""Before, what a run has taken is mostly its start."""
+COMPARED_WITH = range(3, 31)
+"""How many finished runs it takes to call another one slow, and how many are looked at."""
 
 
 class State(StrEnum):
@@ -30,6 +47,8 @@ class Standing:
     state: State
     reason: str
     done: Done | None = None
+    beat: Heartbeat | None = None
+    """Of a running one, its last sign of life."""
     set_aside: bool = False
     """There is a DONE mark that must not count: damaged, or without weights that are wanted now."""
 
@@ -42,6 +61,7 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
     """
     done, damaged = store.survey(plan.runs, verify=verify)
     touched = store.run_folders()
+    traces = store.traces(i for i in plan.runs if i in touched and i not in done and i not in damaged)
     standings: dict[str, Standing] = {}
     for run_id, run in plan.runs.items():
         blockers = [p.run_id for p in run.parents if standings[p.run_id].state in (State.GIVEN_UP, State.BLOCKED)]
@@ -54,7 +74,7 @@ def stand(plan: Plan, store: Store, *, verify: bool = False) -> Mapping[str, Sta
         elif blockers:
             standings[run_id] = Standing(State.BLOCKED, f"needs {plan.runs[blockers[0]].label}")
         elif run_id in touched:
-            standings[run_id] = _started_before(store, run_id)
+            standings[run_id] = _started_before(*traces[run_id])
         else:
             waits = [p.run_id for p in run.parents if p.run_id not in done]
             reason = f"after {plan.runs[waits[0]].label}" if waits else "not in the store"
@@ -66,21 +86,90 @@ def _has_weights(done: Done) -> bool:
     return any(name.startswith("weights/") for name in done.files)
 
 
-def _started_before(store: Store, run_id: str) -> Standing:
-    beat = next(reversed(store.heartbeats(run_id)), None)
-    failures = store.failures(run_id)
+def _started_before(beats: Sequence[Heartbeat], failures: Sequence[Failure]) -> Standing:
+    beat = beats[-1] if beats else None
     if beat and not (failures and failures[-1].time > beat.time):
-        if beat.age < STALE_SECONDS and not _is_gone(beat):
-            return Standing(State.RUNNING, f"{beat.fraction:.0%} on {beat.host}, seen {beat.age:.0f} s ago")
+        if beat.age < DEAD_SECONDS and not _is_gone(beat):
+            return Standing(State.RUNNING, _on_its_way(beat), beat=beat)
         return Standing(State.TO_RUN, f"was interrupted on {beat.host} at {beat.fraction:.0%}")
     if not failures:
         return Standing(State.TO_RUN, "was interrupted")
     last = failures[-1]
+    if last.kind == "NodeLost":
+        return Standing(State.TO_RUN, f"was interrupted: {_first_line(last.message)}")
     reason = f"{last.kind}: {_first_line(last.message)}"
-    same_way = len(failures) > 1 and last.kind != "OutOfMemoryError"  # that depends on the neighbours
-    if same_way and len({failure.signature for failure in failures}) == 1:
-        return Standing(State.GIVEN_UP, f"{reason} ({len(failures)} attempts, each time the same)")
+    if last.kind == POISONED:
+        lost = sum(failure.kind in LOST for failure in failures) + 1
+        return Standing(State.GIVEN_UP, f"{_first_line(last.message)} ({lost} times)")
+    if last.kind in LOST:
+        return Standing(State.FAILED, reason)
+    # running out of memory depends on the neighbours; what the storage did, on the storage
+    own = [failure for failure in failures if not failure.is_of_storage]
+    same_way = len(own) > 1 and last.kind != "OutOfMemoryError" and not last.is_of_storage
+    if same_way and len({failure.signature for failure in own}) == 1:
+        return Standing(State.GIVEN_UP, f"{reason} ({len(own)} attempts, each time the same)")
     return Standing(State.FAILED, reason)
+
+
+def _on_its_way(beat: Heartbeat) -> str:
+    """How far a run is, how fast, and when it will end if it goes on like this."""
+    told = [f"{beat.fraction:.0%} on {beat.host}"]
+    done, elapsed = beat.fraction - beat.from_fraction, _elapsed(beat)
+    if done > 0 and elapsed > 0:
+        rate = done / elapsed
+        told.append(f"{60 * rate:.2g} of it a minute" if rate < 0.01 else f"{100 * rate:.2g} % a second")
+        told.append(f"ends in about {(1 - beat.fraction) / rate:.0f} s")
+    told.append(f"seen {beat.age:.0f} s ago")
+    return ", ".join(told)
+
+
+def _elapsed(beat: Heartbeat) -> float:
+    """Seconds from the start of an attempt to its last sign of life."""
+    return beat.time - beat.started if beat.started is not None else 0.0
+
+
+def stragglers(plan: Plan, standings: Mapping[str, Standing], store: Store) -> dict[str, str]:
+    """Running runs worth a look, and why.
+
+    Slow is a run that needs over `SLOW_FACTOR` times the seconds per estimated FLOP of the median finished run of its
+    kind and model (at least three of them): what it has taken so far is set in relation to the share of its FLOPs that
+    it has done in this attempt, or, if it has done nothing yet, to all of them. Silent is one that was not heard of for
+    `STALE_SECONDS`.
+    """
+    running = {i: s.beat for i, s in standings.items() if s.state == State.RUNNING and s.beat is not None}
+    paces: dict[tuple[str, str], list[float]] = {}
+    for run in {(plan.runs[i].kind, plan.runs[i].rung): plan.runs[i] for i in running}.values():
+        paces[run.kind, run.rung] = _paces(plan, standings, store, like=run)
+    found = {}
+    for run_id, beat in running.items():
+        run = plan.runs[run_id]
+        if beat.age > STALE_SECONDS:
+            found[run_id] = f"silent for {time.time() - beat.time:.0f} s"
+            continue
+        others = paces[run.kind, run.rung]
+        if len(others) < COMPARED_WITH.start or not run.work:
+            continue
+        share = max(beat.fraction - beat.from_fraction, 0.0)
+        pace, usual = _elapsed(beat) / (run.work * (share or 1.0)), median(others)
+        if pace > SLOW_FACTOR * usual and _elapsed(beat) > SETTLED_SECONDS:
+            found[run_id] = f"slow: {pace / usual:.1f} x the seconds per FLOP of {len(others)} finished runs like it"
+    return found
+
+
+def _paces(plan: Plan, standings: Mapping[str, Standing], store: Store, *, like: Run) -> list[float]:
+    """Seconds per estimated FLOP of finished runs of the same kind and model."""
+    found = []
+    for run_id, run in plan.runs.items():
+        if (run.kind, run.rung) == (like.kind, like.rung) and run.work and standings[run_id].state == State.DONE:
+            try:
+                seconds = store.read_json(run_id, "metrics.json").get("seconds")
+            except StoreError:  # others name what is damaged
+                continue
+            if seconds:
+                found.append(seconds / run.work)
+            if len(found) == COMPARED_WITH.stop - 1:
+                break
+    return found
 
 
 def _is_gone(beat: Heartbeat) -> bool:

@@ -3,35 +3,65 @@
     runs/<run_id>/attempts/<uuid>/...     written freely by whoever runs the run
     runs/<run_id>/DONE                    created only if absent; names one attempt and the sha256 of its files
     runs/<run_id>/alive/<uuid>.json       who is at it, and how far
+    runs/<run_id>/scratch/state.pt        where a long run would go on; see `sweep.scratch`
 
 A reader opens DONE first and trusts nothing that it does not name, so half a run is never seen. Two drivers on one
 store may do equal work twice; the second DONE is refused and its attempt stays behind for `w2s gc`.
-Any fsspec location works. There is no rename and no lock.
+Any fsspec location works that can create a file only if it is absent. There is no rename and no lock.
+
+Files may be larger than memory: they are hashed in pieces, uploaded and fetched as streams.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import fsspec
+import fsspec.config
 
-from sweep.errors import StoreError
-from w2s.errors import W2SError
+from sweep.errors import StorageError, StoreError, SweepError
+from sweep.retrying import RetryingFileSystem
+from sweep.secrets import STORAGE_CURE, refuse_credentials
+from w2s.errors import InterruptedRunError, W2SError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 VERIFIED_WHOLE = 64 << 20
 """Files up to this many bytes are read and hashed when a plan asks what is done; of larger ones only the size."""
+
+REQUESTS_AT_ONCE = 64
+"""To object storage, where a request takes long and costs little; of a file system, a few."""
+
+TAKEN_OVER_SECONDS = 60.0
+"""Whoever sets a mark aside deletes it at once; after this long it was killed in between."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+REFUSED = "refused.json"
+"""In an attempt that ended well when another one was the result already."""
 
 
 class CorruptEntryError(StoreError):
@@ -62,6 +92,11 @@ class Failure:
         """Two failures with the same signature are the same failure."""
         return (self.kind, self.message)
 
+    @property
+    def is_of_storage(self) -> bool:
+        """Whether the storage failed, and not the run: it tells nothing of the next attempt."""
+        return self.kind == StorageError.__name__
+
 
 @dataclass(frozen=True)
 class Heartbeat:
@@ -72,10 +107,25 @@ class Heartbeat:
     pid: int
     time: float
     fraction: float
+    started: float | None = None
+    """When the attempt began, in seconds since 1970."""
+    from_fraction: float = 0.0
+    """Where it went on, if it had the state of an earlier attempt."""
 
     @property
     def age(self) -> float:
         return time.time() - self.time
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a listing tells of a file."""
+
+    bytes: int
+    modified: float
+    """Seconds since 1970, by the storage's clock; 0 if unknown."""
+    etag: str
+    """Of an object store: another one means that the object was written again. Empty where there is none."""
 
 
 class Attempt:
@@ -84,6 +134,8 @@ class Attempt:
     def __init__(self, uuid: str, folder: Path) -> None:
         self.uuid = uuid
         self.folder = folder
+        self.won = False
+        """Whether it became the run's result; known after a clean exit."""
 
     def write_json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -94,11 +146,28 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
+        if "://" in self.root:
+            self.root = self.root.rstrip("/") if self.root.partition("://")[2].strip("/") else self.root
+        self.fs: Any
         try:
-            self.fs, self._base = fsspec.url_to_fs(self.root)
-        except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not installed
+            refuse_credentials(self.root, STORAGE_CURE)
+        except ValueError as error:
+            raise StoreError(f"storage: {error}") from None
+        try:
+            self.fs, self._base = fsspec.url_to_fs(self.root, **_options(self.root))
+        except ImportError as error:
+            raise StoreError(f"storage '{self.root}': {error}; pip install 'w2s-sweep[cluster]' brings it") from None
+        except ValueError as error:  # an unknown protocol
             raise StoreError(f"storage '{self.root}': {error}") from None
         self.is_local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
+        if not self.is_local:
+            if _scheme(self.root) in ("s3", "s3a", "gs", "gcs") and not self._base.strip("/"):
+                raise StoreError(f"storage '{self.root}' names no bucket; write {_scheme(self.root)}://bucket/folder")
+            if (listings := getattr(self.fs, "dircache", None)) is not None:
+                listings.use_listings_cache = False  # others write here too
+            self.fs = RetryingFileSystem(self.fs, self.root)
+        self._judged: dict[str, str] = {}
+        """Run id to the digest of the DONE mark that the last survey saw."""
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return (Store, (self._base if self.is_local else self.root,))  # fsspec made a local one absolute
@@ -136,12 +205,22 @@ class Store:
         """Raises StoreError unless a file can be created, read back and removed here."""
         probe = self.path(f".probe-{uuid4().hex}")
         try:
-            self.fs.makedirs(self.path("runs"), exist_ok=True)
-            if not create_if_absent(self, probe, b"w2s") or create_if_absent(self, probe, b"again"):
-                raise OSError("a file cannot be created only if it is absent")
-            if self.fs.cat_file(probe) != b"w2s":
-                raise OSError("what was written is not what is read back")
-            self.fs.rm_file(probe)
+            if self.is_local:  # object stores have no folders; fsspec would make a bucket that is only misspelt
+                Path(self.path("runs")).mkdir(parents=True, exist_ok=True)
+            if not create_if_absent(self, probe, b"w2s"):
+                raise OSError("a file that was absent could not be created")
+            try:
+                if create_if_absent(self, probe, b"again"):
+                    raise OSError(
+                        "it creates a file anew that is there already (an S3 server must honour If-None-Match), so "
+                        "two drivers could spoil each other's results"
+                    )
+                if self.fs.cat_file(probe) != b"w2s":
+                    raise OSError("what was written is not what is read back")
+            finally:
+                self.fs.rm_file(probe)
+        except StorageError:  # says it all
+            raise
         except Exception as error:  # every fsspec backend has its own errors
             raise StoreError(
                 f"storage '{self.root}' is not writable: {_reason(error)}; give another `storage`"
@@ -155,35 +234,73 @@ class Store:
         Raises:
             CorruptEntryError: There is one, but it cannot be read.
         """
-        place = self.path("runs", run_id, "DONE")
+        raw = self._mark(run_id)
+        return None if raw is None else self._parsed(run_id, raw)
+
+    def _mark(self, run_id: str) -> bytes | None:
         try:
-            mark = json.loads(self.fs.cat_file(place))
-            return Done(run_id, mark["attempt"], mark["files"])
+            return self.fs.cat_file(self.path("runs", run_id, "DONE"))
         except FileNotFoundError:
             return None
+
+    def _parsed(self, run_id: str, raw: bytes) -> Done:
+        try:
+            mark = json.loads(raw)
+            return Done(run_id, mark["attempt"], mark["files"])
         except (ValueError, KeyError, TypeError):
+            place = self.path("runs", run_id, "DONE")
             raise CorruptEntryError(f"{place}: is not a DONE mark (damaged?)") from None
 
     def verify(self, run_id: str) -> Done | None:
-        """Like `done`, and every file it names is there with the right size; the smaller ones with the right bytes."""
+        """Like `done`, and every file it names is there with the right size; the smaller ones with the right bytes.
+
+        An object that still has the etag it was written with has the right bytes.
+        """
         done = self.done(run_id)
-        if done is None:
-            return None
-        self._check_sizes(done)
-        for name, expected in done.files.items():
-            if expected["bytes"] <= VERIFIED_WHOLE:
-                self._checked_bytes(done, name)
+        if done is not None:
+            self._check(done)
         return done
+
+    def _check(self, done: Done) -> None:
+        there = None if self.is_local else self.listing("runs", done.run_id, "attempts", done.attempt)
+        for name, expected in done.files.items():
+            info = self._check_size(done, name, expected, there)
+            if expected["bytes"] > VERIFIED_WHOLE or (info and info.etag and info.etag == expected.get("etag")):
+                continue
+            if self.is_local:
+                self._check_file(done, name, Path(self._file(done, name)))
+            else:
+                self._checked_bytes(done, name)
 
     def _check_sizes(self, done: Done) -> None:
         for name, expected in done.files.items():
-            place = self._file(done, name)
-            try:
-                size = os.stat(place).st_size if self.is_local else self.fs.size(place)
-            except (FileNotFoundError, NotADirectoryError):
-                raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
-            if size != expected["bytes"]:
-                raise CorruptEntryError(f"{place}: has {size} bytes, {expected['bytes']} were written")
+            self._check_size(done, name, expected, None)
+
+    def _check_size(
+        self, done: Done, name: str, expected: Mapping[str, Any], there: Mapping[str, FileInfo] | None
+    ) -> FileInfo | None:
+        """`there` is a listing of the attempt; without one, the file system is asked."""
+        place, info = self._file(done, name), None
+        try:
+            if there is None:
+                size = os.stat(place).st_size
+            else:
+                info = there[name]
+                size = info.bytes
+        except (FileNotFoundError, NotADirectoryError, KeyError):
+            raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
+        if size != expected["bytes"]:
+            raise CorruptEntryError(f"{place}: has {size} bytes, {expected['bytes']} were written")
+        return info
+
+    def _check_file(self, done: Done, name: str, file: Path) -> None:
+        """Compare a local copy of a file with its checksum, unless this process did and it is untouched since."""
+        place = self._file(done, name)
+        try:
+            if _digest_once(file) != done.files[name]["sha256"]:
+                raise CorruptEntryError(f"{place}: does not match its checksum")
+        except (FileNotFoundError, NotADirectoryError):
+            raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
 
     def read(self, run_id: str, name: str) -> bytes:
         """A file of a finished run, checked against its sha256.
@@ -205,36 +322,92 @@ class Store:
             raise StoreError(f"{run_id} kept no {name}; run it again with `keep_weights: all`")
         if self.is_local:
             for file in names:
-                self._checked_bytes(done, file)
+                self._check_file(done, file, Path(self._file(done, file)))
             return Path(self._file(done, name))
         target = self.cache / "fetched" / done.attempt / name
-        if not target.exists():
-            target.parent.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=target.parent.parent))
-            for file in names:
-                (partial / file).parent.mkdir(parents=True, exist_ok=True)
-                (partial / file).write_bytes(self._checked_bytes(done, file))
-            target.parent.mkdir(exist_ok=True)
-            with contextlib.suppress(OSError):  # another process was first
-                (partial / name).rename(target)
-            shutil.rmtree(partial, ignore_errors=True)
+        with one_at_a_time(self.cache / "fetched" / f"{done.attempt}.lock"):  # one process of this machine fetches
+            if not _is_whole(target, done, names):
+                self._fetch(done, names, target)
         return target
+
+    def _fetch(self, done: Done, names: list[str], target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+        try:
+            for name in names:
+                file = partial / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with _room(file):
+                    try:
+                        self.fs.get_file(self._file(done, name), str(file))
+                    except FileNotFoundError:
+                        place = self._file(done, name)
+                        raise CorruptEntryError(f"{place}: is missing, though {done.run_id} is marked done") from None
+                self._check_file(done, name, file)
+            shutil.rmtree(target, ignore_errors=True)  # a part of one, from before a power cut
+            (partial / target.name).rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def failures(self, run_id: str) -> list[Failure]:
         """The failed attempts of a run, oldest first."""
-        found = []
-        for place in self.fs.glob(self.path("runs", run_id, "attempts", "*", "error.json")):
-            with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
-                found.append(Failure(attempt=str(place).split("/")[-2], **json.loads(self.fs.cat_file(place))))
-        return sorted(found, key=lambda failure: failure.time)
+        return self._failures(run_id, [f"attempts/{name}" for name in self.listing("runs", run_id, "attempts")])
 
     def heartbeats(self, run_id: str) -> list[Heartbeat]:
         """The last signs of life of all attempts that have not ended by themselves, oldest first."""
+        return self._heartbeats(run_id, [f"alive/{name}" for name in self.listing("runs", run_id, "alive")])
+
+    def traces(self, run_ids: Iterable[str]) -> dict[str, tuple[list[Heartbeat], list[Failure]]]:
+        """Signs of life and failures of many runs, asked for at once: a listing for each, and what it names."""
+
+        def look(run_id: str) -> tuple[list[Heartbeat], list[Failure]]:
+            names = list(self.listing("runs", run_id))
+            return self._heartbeats(run_id, names), self._failures(run_id, names)
+
+        ids = list(run_ids)
+        return dict(zip(ids, self.parallel(look, ids), strict=True))
+
+    def _failures(self, run_id: str, names: Iterable[str]) -> list[Failure]:
         found = []
-        for place in self.fs.glob(self.path("runs", run_id, "alive", "*.json")):
-            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-                found.append(Heartbeat(**json.loads(self.fs.cat_file(place))))
+        for name in names:
+            if name.startswith("attempts/") and name.endswith("/error.json"):
+                with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
+                    text = self.fs.cat_file(self.path("runs", run_id, name))
+                    found.append(Failure(attempt=name.split("/")[1], **json.loads(text)))
+        return sorted(found, key=lambda failure: failure.time)
+
+    def _heartbeats(self, run_id: str, names: Iterable[str]) -> list[Heartbeat]:
+        found = []
+        for name in names:
+            if name.startswith("alive/") and name.endswith(".json") and not name.startswith("alive/."):
+                with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+                    found.append(Heartbeat(**json.loads(self.fs.cat_file(self.path("runs", run_id, name)))))
         return sorted(found, key=lambda beat: beat.time)
+
+    def listing(self, *parts: str) -> dict[str, FileInfo]:
+        """All files below a folder, by their path within it; empty if there is no such folder."""
+        folder = self.path(*parts)
+        try:
+            found = self.fs.find(folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        prefix = folder.lstrip("/") + "/"
+        return {
+            name.lstrip("/").removeprefix(prefix): _file_info(info)
+            for name, info in sorted(found.items())
+            if name.lstrip("/").startswith(prefix)
+        }
+
+    def parallel(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Many small requests at once."""
+        with ThreadPoolExecutor(4 if self.is_local else REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(function, items))
+
+    def signs(self, run_id: str) -> set[str]:
+        """The attempts of a run that have given a sign of life and have not ended by themselves; best effort."""
+        with contextlib.suppress(OSError):
+            return {name for name in self.listing("runs", run_id, "alive") if not name.startswith(".")}
+        return set()
 
     def survey(self, run_ids: Iterable[str], *, verify: bool) -> tuple[dict[str, Done], dict[str, str]]:
         """The runs that are done, and what is wrong with those whose entry is damaged (id -> message).
@@ -246,10 +419,14 @@ class Store:
 
         def look(run_id: str) -> Done | None:
             try:
+                raw = self._mark(run_id)
+                if raw is None:
+                    return None
+                self._judged[run_id] = sha256(raw).hexdigest()
+                done = self._parsed(run_id, raw)
                 if verify:
-                    return self.verify(run_id)
-                done = self.done(run_id)
-                if done and self.is_local:
+                    self._check(done)
+                elif self.is_local:
                     self._check_sizes(done)
                 return done
             except CorruptEntryError as error:
@@ -258,8 +435,7 @@ class Store:
 
         present = self.run_folders()
         candidates = [run_id for run_id in run_ids if run_id in present]
-        with ThreadPoolExecutor(4 if self.is_local else 32) as pool:
-            return {done.run_id: done for done in pool.map(look, candidates) if done}, corrupt
+        return {done.run_id: done for done in self.parallel(look, candidates) if done}, corrupt
 
     def run_folders(self) -> set[str]:
         """Ids of all runs that were ever started here."""
@@ -292,35 +468,70 @@ class Store:
     # -- writing -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, run_id: str) -> Iterator[Attempt]:
-        """An attempt at a run: DONE on a clean exit; on an exception its error is recorded, and raised again."""
-        uuid = uuid4().hex
+    def writing(self, run_id: str, uuid: str | None = None) -> Iterator[Attempt]:
+        """An attempt at a run: DONE on a clean exit; on an exception its error is recorded, and raised again.
+
+        A run that was asked to stop has not failed: nothing of its attempt is kept.
+
+        Args:
+            uuid: The attempt's name, for who has to know it before.
+
+        Raises:
+            StorageError: The storage failed, is full or does not answer. Of itself no fault of the run.
+        """
+        uuid = uuid or uuid4().hex
         place = self.path("runs", run_id, "attempts", uuid)
         folder = Path(place) if self.is_local else Path(tempfile.mkdtemp(prefix="w2s-attempt-"))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            yield Attempt(uuid, folder)
-            self._commit(run_id, uuid, folder, place)
+            with _room(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                attempt = Attempt(uuid, folder)
+                yield attempt
+                attempt.won = self._commit(run_id, uuid, folder, place)
+        except InterruptedRunError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except Exception as error:
-            with contextlib.suppress(Exception):  # on a full disk the error itself has no room
+            if isinstance(error, StorageError):
+                shutil.rmtree(folder, ignore_errors=True)  # on a full disk the error itself has no room
+            with contextlib.suppress(Exception):
                 self._record_failure(place, error)
             raise
         finally:
             if not self.is_local:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _commit(self, run_id: str, uuid: str, folder: Path, place: str) -> None:
-        files = {}
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            data = file.read_bytes()
-            name = file.relative_to(folder).as_posix()
-            files[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+    def _commit(self, run_id: str, uuid: str, folder: Path, place: str) -> bool:
+        """Make an attempt the result. Returns False if another one was first."""
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+        def send(name: str) -> dict[str, Any]:
+            file = folder / name
             if self.is_local:
                 _flush(file)
             else:
-                self.fs.pipe_file(f"{place}/{name}", data)
+                self.fs.put_file(str(file), f"{place}/{name}")
+            return {"bytes": file.stat().st_size, "sha256": _digest(file)}
+
+        with ThreadPoolExecutor(1 if self.is_local else 8) as pool:
+            files = dict(zip(names, pool.map(send, names), strict=True))
+        if not self.is_local:  # what DONE will promise is there
+            there = self.listing("runs", run_id, "attempts", uuid)
+            for name, expected in files.items():
+                if name not in there or there[name].bytes != expected["bytes"]:
+                    size = f"has {there[name].bytes} bytes" if name in there else "is missing"
+                    raise StorageError(
+                        f"storage '{self.root}': {place}/{name} {size} just after {expected['bytes']} were written; "
+                        "somebody else deletes here, or the storage is not consistent"
+                    )
+                if there[name].etag:
+                    expected["etag"] = there[name].etag
         mark = json.dumps({"attempt": uuid, "files": files}, indent=1, sort_keys=True).encode()
-        create_if_absent(self, self.path("runs", run_id, "DONE"), mark)
+        if create_if_absent(self, self.path("runs", run_id, "DONE"), mark):
+            return True
+        with contextlib.suppress(Exception):  # for `w2s gc`; without it, it takes longer to see that nobody is at it
+            self.write_object(f"{place}/{REFUSED}", json.dumps({"time": time.time()}).encode())
+        return False
 
     def _record_failure(self, place: str, error: Exception) -> None:
         record = {
@@ -330,27 +541,33 @@ class Store:
             # of an error raised on purpose the message says it all
             "detail": "" if isinstance(error, W2SError) else "".join(traceback.format_exception(error)),
         }
-        self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode())
+        patient = not isinstance(error, StorageError)  # then all patience was had already
+        self.write_object(f"{place}/error.json", json.dumps(record, indent=1).encode(), patient=patient)
 
-    def record_failure(self, run_id: str, kind: str, message: str) -> None:
+    def record_failure(self, run_id: str, kind: str, message: str, detail: str = "") -> None:
         """A failure seen from outside, such as a worker process that died."""
-        record = {"kind": kind, "message": message, "time": time.time()}
+        record = {"kind": kind, "message": message, "time": time.time(), "detail": detail}
         place = self.path("runs", run_id, "attempts", uuid4().hex, "error.json")
         self.write_object(place, json.dumps(record, indent=1).encode())
 
     def beat(self, run_id: str, heartbeat: Heartbeat) -> None:
-        """Best effort: a sign of life is never a reason to fail."""
-        with contextlib.suppress(OSError):
+        """Best effort, with one try: a sign of life is never a reason to fail, and the next one is due soon."""
+        with contextlib.suppress(Exception):
             place = self.path("runs", run_id, "alive", f"{heartbeat.attempt}.json")
-            self.write_object(place, json.dumps(heartbeat.__dict__).encode())
+            self.write_object(place, json.dumps(heartbeat.__dict__).encode(), patient=False)
 
     def end_beat(self, run_id: str, attempt: str) -> None:
         """The attempt has ended, well or not."""
-        with contextlib.suppress(OSError):
-            self.fs.rm_file(self.path("runs", run_id, "alive", f"{attempt}.json"))
+        with contextlib.suppress(Exception):
+            fs = self.fs if self.is_local else self.fs.impatient
+            fs.rm_file(self.path("runs", run_id, "alive", f"{attempt}.json"))
 
-    def write_object(self, place: str, data: bytes) -> None:
-        """Replace a small file as a whole; readers see the old one or the new one."""
+    def write_object(self, place: str, data: bytes, *, patient: bool = True) -> None:
+        """Replace a small file as a whole; readers see the old one or the new one.
+
+        Args:
+            patient: Try again while the storage does not answer.
+        """
         if self.is_local:
             target = Path(place)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -361,22 +578,50 @@ class Store:
             finally:
                 temporary.unlink(missing_ok=True)
         else:
-            self.fs.pipe_file(place, data)
+            (self.fs if patient else self.fs.impatient).pipe_file(place, data)
 
     def quarantine(self, run_id: str) -> None:
-        """Set a damaged DONE mark aside, so that the run counts as not done; nothing is deleted."""
-        place = self.path("runs", run_id, "DONE")
-        self.fs.mv(place, self.path("runs", run_id, f"DONE.damaged-{uuid4().hex[:8]}"))
+        """Set aside the DONE mark that the last `survey` judged, so that the run counts as not done.
+
+        Its text is kept beside it. Of several drivers that judged the same mark one deletes it, so that a slow one
+        cannot delete the mark of the run made anew; a mark that changed since the survey is left alone.
+        """
+        place, raw = self.path("runs", run_id, "DONE"), self._mark(run_id)
+        if raw is None:
+            return
+        digest = sha256(raw).hexdigest()
+        if self._judged.get(run_id, digest) != digest:
+            return
+        aside = self.path("runs", run_id, f"DONE.damaged-{digest[:16]}")
+        record = {"mark": raw.decode(errors="replace"), "time": time.time(), "by": uuid4().hex}
+        if create_if_absent(self, aside, json.dumps(record).encode()) or self._was_left(aside):
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(place)
+
+    def _was_left(self, aside: str) -> bool:
+        """Whether the process that set a mark aside must have been killed before it deleted it."""
+        try:
+            return time.time() - json.loads(self.fs.cat_file(aside))["time"] > TAKEN_OVER_SECONDS
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return True
 
 
 def create_if_absent(store: Store, place: str, data: bytes) -> bool:
-    """Create a file with its whole content, unless it exists. Returns whether this call created it."""
+    """Create a file with its whole content, unless it exists. Returns whether this call created it.
+
+    On S3 this is a PUT with If-None-Match, on GCS one with ifGenerationMatch=0, in a folder a hard link. An answer may
+    be lost, and the request made again then meets the file that it made itself; so contents have to differ between
+    callers, and are compared.
+    """
     if not store.is_local:
         try:
             store.fs.pipe_file(place, data, mode="create")
             return True
         except FileExistsError:
-            return False
+            try:
+                return store.fs.cat_file(place) == data
+            except FileNotFoundError:  # set aside in this moment
+                return False
     target = Path(place)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
@@ -385,9 +630,96 @@ def create_if_absent(store: Store, place: str, data: bytes) -> bool:
         os.link(temporary, target)  # unlike a rename, refuses to replace
         return True
     except FileExistsError:
-        return False
+        return os.stat(temporary).st_nlink > 1  # NFS asked twice, and only the second answer came
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise StorageError(
+            f"storage '{store.root}': this file system has no hard links, by which a result appears as a whole; if it "
+            "is a bucket that was mounted, give its s3:// or gs:// URL as `storage`"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Between the processes and threads of a machine; the kernel frees the lock of a process that dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: work may be done twice
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk is said in plain words, whatever library met it."""
+    try:
+        yield
+    except SweepError:
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        text = os.strerror(errno.ENOSPC)
+        if not full and text not in str(error):
+            raise
+        place = getattr(error, "filename", None) or folder
+        told = StorageError(f"{place}: {text}; make room, and the same command goes on")
+        told.errno = errno.ENOSPC
+        raise told from error
+
+
+def _scheme(root: str) -> str:
+    return root.partition("://")[0] if "://" in root else ""
+
+
+def _options(root: str) -> dict[str, Any]:
+    """Of S3: as many connections as requests, and fewer tries of its own, since `sweep.retrying` has the patience."""
+    if _scheme(root) in ("gs", "gcs"):
+        # read when gcsfs is imported: otherwise it asks for each bucket's kind by gRPC first, for up to a minute where
+        # that is not allowed, and writes to some kinds without the condition that DONE needs
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    if _scheme(root) not in ("s3", "s3a"):
+        return {}
+    own = {"max_pool_connections": REQUESTS_AT_ONCE, "retries": {"mode": "standard", "total_max_attempts": 2}}
+    return {"config_kwargs": own | fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}
+
+
+def _file_info(info: Mapping[str, Any]) -> FileInfo:
+    modified = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), 0.0)
+    if isinstance(modified, str):
+        modified = datetime.fromisoformat(modified.replace("Z", "+00:00"))
+    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+    return FileInfo(int(info.get("size") or 0), seconds, str(info.get("ETag") or info.get("etag") or "").strip('"'))
+
+
+def _is_whole(target: Path, done: Done, names: list[str]) -> bool:
+    """Whether everything was fetched before; it was compared with its checksums then."""
+    top = target.parent
+    try:
+        return all((top / name).stat().st_size == done.files[name]["bytes"] for name in names)
+    except OSError:
+        return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_digests: dict[str, tuple[tuple[int, ...], str]] = {}
+
+
+def _digest_once(file: Path) -> str:
+    """Of a file that has the size, time and inode it had before, what was computed then."""
+    stat = file.stat()
+    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    known = _digests.get(str(file))
+    if known is None or known[0] != stamp:
+        known = _digests[str(file)] = (stamp, _digest(file))
+    return known[1]
 
 
 def _flush(file: Path) -> None:

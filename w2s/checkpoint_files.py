@@ -1,10 +1,12 @@
 """What lies in a checkpoint: its config, the shapes in the headers of its weight files, and a fingerprint.
 
-Folders and hub ids look the same from outside. No weight is read.
+Folders and hub ids look the same from outside. No weight is read, and nothing that comes with a checkpoint is run:
+pickled weights and code of its own are refused unless they are allowed for this very checkpoint.
 """
 
+import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,9 +42,13 @@ class CheckpointFiles:
 
 
 def read_checkpoint_files(
-    path: str, revision: str | None, *, allow_pickle: bool, hash_file: HashFile
+    path: str, revision: str | None, *, allow_pickle: bool, trust_remote_code: bool = False, hash_file: HashFile
 ) -> CheckpointFiles:
     """Read a folder, a hub model in the local cache, or one on the hub, in this order.
+
+    Args:
+        allow_pickle: Whether weights may be pickled where there are no others.
+        trust_remote_code: Whether transformers may run code that comes with it.
 
     Raises:
         ModelError: See `w2s.checkpoints.inspect_checkpoint`.
@@ -59,15 +65,119 @@ def read_checkpoint_files(
                 raise ModelError(message) from error
             raise
         config = _download_config(path, commit)
+        _check_config(path, config, trusted=trust_remote_code)
         kind = model_kind(path, config)
-        return CheckpointFiles(config, kind, _hub_shapes(path, commit, kind, allow_pickle=allow_pickle), commit)
+        names = _hub_names(path, commit)
+        _refuse_adapters(path, names)
+        _require_tokenizer(path, names, "in the repository")
+        if "tokenizer_config.json" in names:
+            tokenizer = _json(_download(path, "tokenizer_config.json", commit))
+            _check_tokenizer(path, tokenizer, config, trusted=trust_remote_code)
+        shapes = _hub_shapes(path, commit, kind, allow_pickle=allow_pickle, trusted=trust_remote_code)
+        return CheckpointFiles(config, kind, shapes, commit)
     config = _read_config(path, folder / "config.json")
+    _check_config(path, config, trusted=trust_remote_code)
     kind = model_kind(path, config)
-    shapes = _folder_shapes(path, folder, kind, allow_pickle=allow_pickle)
-    if local:  # the hub cache may hold a part of what is on the hub
-        _require_tokenizer(path, folder)
+    names = [file.name for file in folder.iterdir() if file.is_file()]
+    _refuse_adapters(path, names)
+    shapes = _folder_shapes(path, folder, kind, allow_pickle=allow_pickle, trusted=trust_remote_code)
+    if local:
+        _require_tokenizer(path, names, "in the folder")
+    elif not _has_tokenizer(names):  # the hub cache may hold a part of what is on the hub
+        _require_tokenizer(path, _hub_names(path, folder.name), "in the repository")
+    if (folder / "tokenizer_config.json").is_file():
+        _check_tokenizer(path, _json(folder / "tokenizer_config.json"), config, trusted=trust_remote_code)
     # Hashing comes last: it can take minutes, and what cannot be used should be refused before.
-    return CheckpointFiles(config, kind, shapes, _fingerprint(folder, hash_file) if local else folder.name)
+    fingerprint = _fingerprint(folder, hash_file, with_code=trust_remote_code) if local else folder.name
+    return CheckpointFiles(config, kind, shapes, fingerprint)
+
+
+# -- code and pickles ------------------------------------------------------------------------------------------
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """What a failure of transformers to load a checkpoint means, where its own words would mislead."""
+    text = str(error)
+    if type(error).__name__ == "UnpicklingError":  # torch's own text tells how to switch the protection off
+        return (
+            "its pickled weights are not plain tensors: opening them would run code, or they are damaged. allow_pickle"
+            " admits pickles of tensors only; use a copy in safetensors"
+        )
+    if "trust_remote_code" in text:
+        return f"it {_OWN_CODE}"
+    return text
+
+
+_OWN_CODE = (
+    "comes with code of its own, which transformers would run; set trust_remote_code: true for this model if you trust"
+    " its source, or use a model that transformers knows"
+)
+
+
+def _check_config(path: str, config: Mapping[str, Any], *, trusted: bool) -> None:
+    """Refuse what a config.json asks for beyond its own folder, or to be run."""
+    if "transformers_weights" in config:
+        raise ModelError(
+            f"model {path}: config.json names a weight file of its own (transformers_weights); save it again as"
+            " model.safetensors"
+        )
+    code = _auto_map(config)
+    _check_code_is_here(path, code, trusted=trusted)
+    if not code or trusted or config["model_type"] in (_ENCODERS + _CAUSAL).split():
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # late: it takes a second
+
+    if config["model_type"] not in CONFIG_MAPPING:  # otherwise transformers takes its own class
+        raise ModelError(f"model {path}: {_OWN_CODE} (config.json: auto_map {code[0]})")
+
+
+def _check_tokenizer(path: str, tokenizer: Mapping[str, Any], config: Mapping[str, Any], *, trusted: bool) -> None:
+    code = _auto_map(tokenizer)
+    _check_code_is_here(path, code, trusted=trusted)
+    if not code or trusted:
+        return
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+    name = str(tokenizer.get("tokenizer_class") or "").removesuffix("Fast")
+    known = name and (tokenizer_class_from_name(name) or tokenizer_class_from_name(f"{name}Fast"))
+    if config["model_type"] not in TOKENIZER_MAPPING_NAMES and not known:
+        raise ModelError(f"model {path}: its tokenizer {_OWN_CODE} (tokenizer_config.json: auto_map {code[0]})")
+
+
+def _auto_map(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a checkpoint brings itself, such as `modeling_x.XModel`."""
+    found: list[str] = []
+    queue: list[Any] = [config.get("auto_map")]
+    while queue:
+        item = queue.pop(0)
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            queue += item.values()
+        elif isinstance(item, list | tuple):
+            queue += item
+    return found
+
+
+def _check_code_is_here(path: str, code: list[str], *, trusted: bool) -> None:
+    elsewhere = [name for name in code if "--" in name]
+    if trusted and elsewhere:
+        raise ModelError(
+            f"model {path}: takes its code from another repository, {elsewhere[0].partition('--')[0]}, at whatever"
+            " commit that is; trust_remote_code is for this model's own files: download it, put the code beside the"
+            " weights and take the part before -- out of auto_map"
+        )
+
+
+def _refuse_adapters(path: str, names: Iterable[str]) -> None:
+    # transformers would load them as well, from pickles too, and they are not in the fingerprint
+    if "adapter_config.json" in names:
+        raise ModelError(
+            f"model {path}: holds adapters beside a model (adapter_config.json); merge them into it, or remove them"
+        )
+
+
+# -- folders and the hub ---------------------------------------------------------------------------------------
 
 
 def model_kind(path: str, config: Mapping[str, Any]) -> ModelKind:
@@ -112,16 +222,21 @@ def _read_config(path: str, file: Path) -> dict[str, Any]:
         raise ModelError(
             f"model {path}: no config.json in the folder{hint}; a folder written by save_pretrained is expected"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = _json(file)
+    if "model_type" not in config:
         raise ModelError(f'{file}: names no "model_type"; a config written by save_pretrained does')
     return config
 
 
-def _folder_shapes(path: str, folder: Path, kind: ModelKind, *, allow_pickle: bool) -> Shapes:
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not valid JSON ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _folder_shapes(path: str, folder: Path, kind: ModelKind, *, allow_pickle: bool, trusted: bool) -> Shapes:
     files = _weight_files(path, folder)
     if files:
         return {name: shape for file in files for name, shape in _header(file).items()}
@@ -130,14 +245,26 @@ def _folder_shapes(path: str, folder: Path, kind: ModelKind, *, allow_pickle: bo
         raise ModelError(f"model {path}: no weights in the folder (model.safetensors, or shards with an index)")
     if not allow_pickle:
         raise ModelError(_pickle_message(path, pickles[0]))
-    return _built_shapes(path, str(folder), None, kind)
+    index = folder / "pytorch_model.bin.index.json"
+    if index.is_file():
+        _shards(path, index, ".bin")
+    return _built_shapes(path, str(folder), None, kind, trusted=trusted)
 
 
-def _require_tokenizer(path: str, folder: Path) -> None:
-    if not any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+def _has_tokenizer(names: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in _VOCABULARIES)
+
+
+def _require_tokenizer(path: str, names: Iterable[str], where: str) -> None:
+    if not _has_tokenizer(names):
+        cure = (
+            "save the model's own into it with tokenizer.save_pretrained(folder)"
+            if where == "in the folder"
+            else "download it into a folder, and save its tokenizer there too with tokenizer.save_pretrained(folder)"
+        )
         raise ModelError(
-            f"model {path}: no tokenizer in the folder (tokenizer.json, or tokenizer.model, vocab.json, vocab.txt,"
-            " spiece.model); save the model's own into it with tokenizer.save_pretrained(folder)"
+            f"model {path}: no tokenizer {where} (tokenizer.json, or tokenizer.model, vocab.json, vocab.txt,"
+            f" spiece.model); {cure}"
         )
 
 
@@ -147,14 +274,29 @@ def _weight_files(path: str, folder: Path) -> list[Path]:
     single = folder / "model.safetensors"
     if single.is_file() or not index.is_file():
         return [single] if single.is_file() else []
+    return _shards(path, index, ".safetensors")
+
+
+def _shards(path: str, index: Path, suffix: str) -> list[Path]:
+    """The files that an index names, all of them in its own folder and of one kind."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{index}: not an index of safetensors shards ({error})") from error
-    missing = [name for name in names if not (folder / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of {suffix[1:]} shards ({error})") from error
+    _check_shard_names(path, index.name, names, suffix)
+    missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise ModelError(f"model {path}: {missing[0]} is missing, one of {len(names)} files that {index.name} names")
-    return [folder / name for name in names]
+    return [index.parent / name for name in names]
+
+
+def _check_shard_names(path: str, index: str, names: Iterable[Any], suffix: str) -> None:
+    """Refuse an index that leads out of the checkpoint, or that mixes in weights of another kind."""
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise ModelError(f"model {path}: {index} names {name!r}, which is not a file of this folder")
+        if not name.endswith(suffix):
+            raise ModelError(f"model {path}: {index} names {name}, which is no {suffix[1:]} file; save the model again")
 
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
@@ -194,19 +336,33 @@ def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
 
 
 def _download_config(repo_id: str, commit: str) -> dict[str, Any]:
+    return _read_config(repo_id, _download(repo_id, "config.json", commit))
+
+
+def _download(repo_id: str, name: str, commit: str) -> Path:
+    """A small file of a hub model."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        file = hf_hub_download(repo_id, "config.json", revision=commit)
+        return Path(hf_hub_download(repo_id, name, revision=commit))
     except Exception as error:  # a missing file, or whatever the HTTP client of the day raises
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise ModelError(f"model {repo_id}: has no config.json, so transformers cannot load it") from error
+            raise ModelError(f"model {repo_id}: has no {name}, so transformers cannot load it") from error
         raise ModelError(_unreachable_message(repo_id, error)) from error
-    return _read_config(repo_id, Path(file))
 
 
-def _hub_shapes(repo_id: str, commit: str, kind: ModelKind, *, allow_pickle: bool) -> Shapes:
+def _hub_names(repo_id: str, commit: str) -> list[str]:
+    """Names of all files of a hub model."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().list_repo_files(repo_id, revision=commit)
+    except Exception as error:  # whatever the HTTP client of the day raises
+        raise ModelError(_unreachable_message(repo_id, error)) from error
+
+
+def _hub_shapes(repo_id: str, commit: str, kind: ModelKind, *, allow_pickle: bool, trusted: bool) -> Shapes:
     """Shapes from the headers of the weight files on the hub; the weights stay there."""
     from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import NotASafetensorsRepoError
@@ -216,34 +372,37 @@ def _hub_shapes(repo_id: str, commit: str, kind: ModelKind, *, allow_pickle: boo
     except NotASafetensorsRepoError as error:
         if not allow_pickle:
             raise ModelError(_pickle_message(repo_id, "weights in the repository")) from error
-        return _built_shapes(repo_id, repo_id, commit, kind)
+        return _built_shapes(repo_id, repo_id, commit, kind, trusted=trusted)
     except Exception as error:  # whatever the HTTP client of the day raises
         raise ModelError(_unreachable_message(repo_id, error)) from error
+    _check_shard_names(repo_id, "model.safetensors.index.json", metadata.files_metadata, ".safetensors")
     return {
         name: tuple(tensor.shape) for file in metadata.files_metadata.values() for name, tensor in file.tensors.items()
     }
 
 
-def _built_shapes(path: str, source: str, revision: str | None, kind: ModelKind) -> Shapes:
+def _built_shapes(path: str, source: str, revision: str | None, kind: ModelKind, *, trusted: bool) -> Shapes:
     """Shapes of the model that the config describes, built without storage."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        # False, not None: transformers asks on the terminal when nothing is said
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trusted)
+        auto = AutoModelForCausalLM if kind == "causal" else AutoModel
         with torch.device("meta"):
-            model = (AutoModelForCausalLM if kind == "causal" else AutoModel).from_config(config)
+            model = auto.from_config(config, trust_remote_code=trusted)
     except (ValueError, OSError) as error:
-        raise ModelError(f"model {path}: its config cannot be used ({error})") from error
+        raise ModelError(f"model {path}: its config cannot be used ({why_not_loaded(error)})") from error
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _fingerprint(folder: Path, hash_file: HashFile) -> str:
+def _fingerprint(folder: Path, hash_file: HashFile, *, with_code: bool = False) -> str:
     """Of everything that decides what the model computes and how texts become tokens."""
     files = {folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}
     if not any(file.suffix == ".safetensors" for file in files):
         files.update(folder.glob("pytorch_model*.bin*"))
-    for pattern in _TOKENIZER_FILES:
+    for pattern in (*_TOKENIZER_FILES, *(["*.py"] if with_code else [])):
         files.update(folder.glob(pattern))
     return digest({file.name: hash_file(file) for file in files if file.is_file()})
 

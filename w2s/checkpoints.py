@@ -59,7 +59,12 @@ class Checkpoint(ModelSizes):
 
 
 def inspect_checkpoint(
-    path: str, revision: str | None = None, *, allow_pickle: bool = False, hash_file: HashFile = hash_file
+    path: str,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    hash_file: HashFile = hash_file,
 ) -> Checkpoint:
     """Read the sizes, kind and fingerprint of a checkpoint.
 
@@ -68,13 +73,17 @@ def inspect_checkpoint(
         revision: Branch, tag or commit of a hub id; None is the main branch.
         allow_pickle: Accept pickled weights where there are no others. The shapes then come from building the model
             without storage, which imports torch; the pickle itself is not opened here.
+        trust_remote_code: Accept code that comes with it, which transformers then runs; it is part of the fingerprint.
         hash_file: Content hash of a file; a caller may hand in one that remembers.
 
     Raises:
-        ModelError: No such folder or id, no config, weights or (in a folder) tokenizer in it, pickled weights that are
-            not allowed, or an architecture that is neither a causal language model nor an encoder.
+        ModelError: No such folder or id, no config, weights or tokenizer in it, pickled weights or code that are not
+            allowed, adapters beside the weights, an index that leads elsewhere, or an architecture that is neither a
+            causal language model nor an encoder.
     """
-    files = read_checkpoint_files(path, revision, allow_pickle=allow_pickle, hash_file=hash_file)
+    files = read_checkpoint_files(
+        path, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, hash_file=hash_file
+    )
     config = {**files.config, **files.config.get("text_config", {})}
     if any(config.get(key, 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts")):
         raise ModelError(f"model {path}: is a mixture of experts; only dense models are supported")

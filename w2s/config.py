@@ -21,6 +21,12 @@ PositiveFloat = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allo
 Fraction = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
 Beta = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
 Form = Literal["classify", "compare"]  # "generate" joins them with its own issue
+Balance = Literal["paper", "always", "never"]
+"""Whether rows of the larger class are left out. `paper` (Burns et al. 2023): the test is balanced exactly, and so are
+the other parts if the larger class exceeds 55 % of the rows that are not test. `always`: every part. `never`: none."""
+Choices = Literal["expand", "sample"]
+"""How a multiple-choice question becomes binary. `expand` (Burns et al. 2023): as many right as wrong rows, one each.
+`sample` (public code): one row, which shows the right answer with probability 1/2."""
 
 
 class Config(BaseModel):
@@ -256,6 +262,7 @@ class RowFormat(TaskBase):
     """What the label column's values mean, e.g. {negative: 0, positive: 1}; 0/1 and false/true need no map."""
     prompt_separator: str | None = None
     """`compare` without a prompt column: both texts are cut after the last occurrence, e.g. "\\n\\nAssistant:"."""
+    balance: Balance = "never"
 
     @model_validator(mode="after")
     def _settings_belong_to_the_form(self) -> "RowFormat":
@@ -307,7 +314,71 @@ class HubTask(RowFormat):
     test: str | None = None
 
 
-TaskSpec = Annotated[FactsTask | FilesTask | HubTask, Field(discriminator="source")]
+class CatalogueTask(TaskBase):
+    """A dataset that is known here by name, with its columns, format, groups and splits: `w2s tasks` lists them."""
+
+    source: Literal["catalogue"] = "catalogue"
+    dataset: str
+    mirror: str | None = None
+    """A folder with copies of datasets in their own columns. Without one: that of the environment variable W2S_MIRROR
+    if the dataset is there, else the hub."""
+    id: str | None = None
+    """Another of the hub repositories that hold it."""
+    revision: str | None = None
+    """A commit, branch or tag of that repository instead of the usual one."""
+    train: tuple[str, ...] | None = None
+    """Splits of the source to train on instead of the usual ones."""
+    test: str | None = None
+    """Split of the source to test on instead of the usual one; `none`: a share of the rows to train on is split off."""
+    choices: Choices = "expand"
+    balance: Balance = "paper"
+    max_rows: PositiveInt | None = 200_000
+    """Rows of each of the source's splits that are used, at most; which ones, a hash of their content says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_called_by_its_dataset(cls, data: Any) -> Any:
+        from w2s.tasks.catalogue import find_dataset  # which reads this module
+
+        if not isinstance(data, Mapping):
+            return data
+        entry = find_dataset(data.get("dataset"))
+        if entry is None:  # refused below, by the field
+            return {"name": str(data.get("dataset")), **data}
+        if data.get("form", entry.form) != entry.form:
+            raise ValueError(f"form is {data['form']!r}, but dataset '{entry.key}' is of form {entry.form}")
+        if data.get("id") not in (None, *(place.id for place in entry.places)):
+            known = " or ".join(place.id for place in entry.places) or "none: it is no hub dataset"
+            raise ValueError(f"id is {data['id']!r}; hub repositories of '{entry.key}' known here: {known}")
+        if data.get("mirror") is not None and (data.get("id"), data.get("revision")) != (None, None):
+            raise ValueError("mirror says that files are read, id and revision are about the hub; keep one of them")
+        return {"name": entry.key, **data, "form": entry.form, "dataset": entry.key}
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_known(cls, dataset: str) -> str:
+        from w2s.tasks.catalogue import find_dataset, unknown_dataset
+
+        if find_dataset(dataset) is None:
+            raise ValueError(unknown_dataset(dataset))
+        return dataset
+
+
+class PythonTask(TaskBase):
+    """A function that returns rows: the user's own code."""
+
+    source: Literal["python"]
+    object: str
+    """`module:name`, `file.py:name`, or the name of an entry point of the group `w2s.tasks`."""
+    files: tuple[str, ...] = ()
+    """What the function reads; given to it as `files`, and part of the task's identity by content."""
+    params: Mapping[str, Any] = {}
+    """Keyword arguments of the function."""
+    choices: Choices = "expand"
+    balance: Balance = "never"
+
+
+TaskSpec = Annotated[FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask, Field(discriminator="source")]
 
 
 class MethodSpec(Config):

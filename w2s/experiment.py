@@ -63,6 +63,7 @@ def run_one(spec: RunSpec, inputs: Inputs) -> RunResult:
                 case PromptRun():
                     result = run_prompt(spec, inputs)
         result.metrics["peak_memory_bytes"] = memory.bytes()
+        result.metrics["baseline_memory_bytes"] = memory.baseline
         result.metrics["device"] = device_name(torch.device(inputs.device))
     result.metrics["seconds"] = time.perf_counter() - start
     return result

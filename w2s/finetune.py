@@ -1,8 +1,8 @@
 """The finetuning loop: ground truth or weak labels in, evaluations and a loss history out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,14 @@ from torch import Tensor
 
 from w2s.config import FinetuneSettings
 from w2s.data import BatchOrder, Examples, micro_batches
-from w2s.distributed import WHOLE, Shard
+from w2s.distributed import HERE, Placement, Shard
 from w2s.errors import TrainingError
 from w2s.flops import Work
 from w2s.methods import LossMethod, Moment
 from w2s.models import Scorer
-from w2s.optim import FlatAdamW
+from w2s.optim import FlatAdamW, ShardedAdamW, adamw_for
 from w2s.predict import Evaluation, mean_cross_entropy, predict, token_budget
-from w2s.resume import load_state, save_state
-from w2s.runtime import Progress, Timer
+from w2s.resume import Pace
 from w2s.schedules import rate_factor, warmup_steps
 from w2s.seeds import Role, torch_seed
 
@@ -29,24 +28,6 @@ COMPILED_LENGTH_MULTIPLE = 32
 
 DIVERGED_LOSS = 50.0
 """Nats per example, on average; a model that knows nothing has 0.69, so this one is sure of the wrong class."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and how a run executes; nothing here is meant to change its result beyond rounding."""
-
-    shard: Shard = WHOLE
-    scratch_dir: Path | None = None
-    """Where an unfinished run keeps its state."""
-    checkpoint_every_seconds: float | None = None
-    on_progress: Callable[[float], None] | None = None
-    """Called with the fraction of steps done."""
-    should_stop: Callable[[], bool] | None = None
-    """Asked at every step; once true, the run saves its state and raises `InterruptedRunError`."""
-
-
-HERE = Placement()
-"""One device, nothing kept, nobody told."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +86,7 @@ def finetune(
 
     Raises:
         TrainingError: The loss or a prediction became NaN or infinite.
+        InterruptedRunError: It was asked to stop.
     """
     assert isinstance(settings.learning_rate, float), "settings are resolved before"
     assert isinstance(settings.micro_batch_size, int), "settings are resolved before"
@@ -113,18 +95,21 @@ def finetune(
     warmup = warmup_steps(order.steps, settings.warmup_fraction)
     weak = method.prepare(torch.from_numpy(labels.astype(np.float32)).to(device))
     prior, spread = float(weak.mean()), float(np.median(np.abs(weak.cpu().numpy() - 0.5)))
-    optimiser = FlatAdamW(
-        scorer.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+    optimiser = adamw_for(
+        scorer.parameters(),
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        shard=shard,
     )
     batch_step = _BatchStep(scorer, train, settings, method, shard)
     longest = max((int(part.lengths.max()) for part in splits.values()), default=0)
     budget = token_budget(settings.micro_batch_size, longest)
     state = _State(loss_sum=torch.zeros((), device=device))
-    if stored := load_state(placement.scratch_dir, identity, shard):
+    pace = Pace(placement, identity, order.steps, device)
+    if stored := pace.load():
         optimiser.load_state(stored["optimiser"])
         state = _restored(stored, device)
-    timer = Timer(placement.checkpoint_every_seconds if placement.scratch_dir else None)
-    progress = Progress(placement.on_progress, order.steps)
 
     while state.step < order.steps:
         positions = order.positions(state.step)
@@ -133,14 +118,12 @@ def finetune(
         moment = Moment(step_fraction=state.step / order.steps, weak_prior=prior, weak_spread=spread)
         optimiser.zero_grad()
         loss = batch_step(positions, weak[torch.from_numpy(positions).to(device)], moment)
-        state.loss_sum += shard.sum(loss)
-        shard.sum(optimiser.grad)
+        state.loss_sum += pace.sum(loss)
         factor = rate_factor(state.step, order.steps, schedule=settings.schedule, warmup=warmup)
         optimiser.step(settings.learning_rate * factor)
         state.step += 1
         state.loss_steps += 1
         state.tokens += int(train.tokens.lengths[train.rows[positions]].sum())
-        progress(state.step)
         is_last = state.step == order.steps
         if is_last or (settings.eval_every and state.step % settings.eval_every == 0):
             names = list(splits) if is_last else [name for name in ("validation", "test") if name in splits]
@@ -156,8 +139,7 @@ def finetune(
                 row |= _validation_losses(log_odds["validation"], splits["validation"].gold, weak_validation)
             state.history.append(row)
             state.loss_sum, state.loss_steps = torch.zeros((), device=device), 0
-        if placement.scratch_dir and shard.is_first and not is_last and timer.due():
-            save_state(placement.scratch_dir, identity, _stored(state, optimiser))
+        pace.after(state.step, partial(_stored, state, optimiser))
 
     optimiser.release()
     predicted = sum((splits[name].work() for e in state.evaluations for name in e.log_odds), Work())
@@ -185,6 +167,7 @@ class _BatchStep:
         self.micro_batch_size = settings.micro_batch_size
         self.length_multiple = COMPILED_LENGTH_MULTIPLE if settings.compile else 1
         self.dropout = settings.dropout
+        self.shortest = np.array([np.argmin(train.lengths)])
 
     def __call__(self, positions: np.ndarray, weak: Tensor, moment: Moment) -> Tensor:
         """This rank's part of the batch's mean loss, without gradient, shape [].
@@ -196,6 +179,9 @@ class _BatchStep:
         """
         mine = np.arange(len(positions))[self.shard.slice(len(positions))]
         pieces = [mine[p] for p in micro_batches(positions[mine], self.train.lengths, self.micro_batch_size)]
+        if self.shard.is_sharded:
+            rounds = -(-self.shard.largest_share(len(positions)) // self.micro_batch_size)
+            pieces += [mine[:0]] * (rounds - len(pieces))
         if self.shard.world == 1 and len(pieces) == 1:
             z = self._scores(positions)
             targets = self.method.targets(weak, z.detach(), moment)
@@ -209,10 +195,21 @@ class _BatchStep:
         return loss
 
     def _scores(self, positions: np.ndarray) -> Tensor:
-        return self.scorer(self.train.batch(positions, length_multiple=self.length_multiple))
+        """Log-odds of these examples, shape [examples].
+
+        A rank that has no example left keeps in step with the others, which need its part of the parameters: it runs
+        the shortest one and drops the result.
+        """
+        read = positions if len(positions) else self.shortest
+        return self.scorer(self.train.batch(read, length_multiple=self.length_multiple))[: len(positions)]
 
     def _backward(self, z: Tensor, targets: Tensor, batch_size: int, moment: Moment) -> Tensor:
-        loss = self.method.loss(z, targets, moment).sum() / batch_size
+        """Adds the gradient of a piece's share of the batch's mean loss; returns that share, shape [].
+
+        Parameters that are cut over ranks have their gradients summed over ranks after every micro-batch: waiting
+        for the last one would need room for the whole model's gradient on each device.
+        """
+        loss = self.method.loss(z, targets, moment).sum() / batch_size if len(z) else z.sum()
         loss.backward()
         return loss.detach()
 
@@ -266,7 +263,7 @@ def _refuse_diverged(row: Mapping[str, Any], state: _State, steps: int, learning
     )
 
 
-def _stored(state: _State, optimiser: FlatAdamW) -> dict[str, Any]:
+def _stored(state: _State, optimiser: FlatAdamW | ShardedAdamW) -> dict[str, Any]:
     evaluations = [
         {"step": e.step, "log_odds": {name: torch.from_numpy(z) for name, z in e.log_odds.items()}}
         for e in state.evaluations

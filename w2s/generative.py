@@ -6,7 +6,7 @@ the prefix/completion pairs ... including the worst-ranked completions". Learnin
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from w2s.config import FinetuneSettings, ModelSource
 from w2s.data import Batch, BatchOrder, Examples, TokenisedTask, micro_batches
-from w2s.distributed import Shard
+from w2s.distributed import HERE, WHOLE, Placement, Shard
 from w2s.errors import DataError, ModelError, TrainingError
-from w2s.finetune import COMPILED_LENGTH_MULTIPLE, HERE, Placement
+from w2s.finetune import COMPILED_LENGTH_MULTIPLE
 from w2s.flops import MatmulSizes, Work
-from w2s.models import quiet_library
-from w2s.optim import FlatAdamW
+from w2s.models import autocast_of, blank_model, quiet_library, warn_uncompiled
+from w2s.optim import adamw_for
 from w2s.prompting import causal_sizes, hidden_states, load_causal_lm, logits
-from w2s.resume import load_state, save_state
-from w2s.runtime import Progress, Timer
+from w2s.resume import Pace
 from w2s.schedules import rate_factor, warmup_steps
 from w2s.seeds import Role, torch_seed
 
@@ -39,7 +39,8 @@ class Generated:
     """A language model finetuned on a task's texts, and what it took."""
 
     model: Any
-    """In evaluation mode, on its device."""
+    """In evaluation mode, on its device; where it was cut over ranks, on the CPU of rank 0 if anybody wants to save it,
+    and None elsewhere."""
     history: list[dict[str, Any]]
     """Rows of the loss history, oldest first: mean cross-entropy per token, in nats."""
     steps: int
@@ -63,6 +64,7 @@ def finetune_language_model(
     device: torch.device,
     identity: str = "",
     placement: Placement = HERE,
+    keep_model: bool = True,
 ) -> Generated:
     """Finetunes a causal language model on the texts of some parts of a task; labels are never read.
 
@@ -75,11 +77,13 @@ def finetune_language_model(
         device: Where to train.
         identity: Names the run in its scratch folder.
         placement: Devices, scratch folder, progress.
+        keep_model: Whether to gather a model that is cut over ranks at the end.
 
     Raises:
         DataError: There is no such part, or nothing to predict in it.
         ModelError: The checkpoint is an encoder or cannot be read, or `tune` is not `full`.
         TrainingError: The loss became NaN or infinite.
+        InterruptedRunError: It was asked to stop.
     """
     assert isinstance(settings.learning_rate, float), "settings are resolved before"
     assert isinstance(settings.micro_batch_size, int), "settings are resolved before"
@@ -89,35 +93,40 @@ def finetune_language_model(
             "set tune: full for it"
         )
     shard, train = placement.shard, texts_of(task, parts)
-    model, autocast = _prepared(source, settings, device)
+    model = _prepared(source, settings, device, shard)
     order = BatchOrder(len(train), settings.batch_size, settings.epochs, seed)
     warmup = warmup_steps(order.steps, settings.warmup_fraction)
-    optimiser = FlatAdamW(
-        model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+    optimiser = adamw_for(
+        model.parameters(),
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        shard=shard,
     )
     every = max(1, order.steps // HISTORY_ROWS)
     step, tokens, history = 0, 0, []
     loss_sum, loss_steps = torch.zeros((), device=device), 0
-    if stored := load_state(placement.scratch_dir, identity, shard):
+    pace = Pace(placement, identity, order.steps, device)
+    if stored := pace.load():
         optimiser.load_state(stored["optimiser"])
         step, tokens, history = stored["step"], stored["tokens"], stored["history"]
         loss_sum, loss_steps = stored["loss_sum"].to(device), stored["loss_steps"]
-    timer = Timer(placement.checkpoint_every_seconds if placement.scratch_dir else None)
-    progress = Progress(placement.on_progress, order.steps)
+
+    def state() -> dict[str, Any]:
+        kept = {"step": step, "tokens": tokens, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
+        return kept | {"optimiser": optimiser.state()}
 
     while step < order.steps:
         positions = order.positions(step)
         if settings.dropout > 0:
             torch.manual_seed(torch_seed(seed, Role.DROPOUT, step * shard.world + shard.rank))
         optimiser.zero_grad()
-        loss = _batch_gradient(model, train, positions, settings, shard, autocast)
-        loss_sum += shard.sum(loss)
-        shard.sum(optimiser.grad)
+        loss = _batch_gradient(model, train, positions, settings, shard)
+        loss_sum += pace.sum(loss)
         rate = settings.learning_rate * rate_factor(step, order.steps, schedule=settings.schedule, warmup=warmup)
         optimiser.step(rate)
         step, loss_steps = step + 1, loss_steps + 1
         tokens += int(train.tokens.lengths[train.rows[positions]].sum())
-        progress(step)
         if step == order.steps or step % every == 0:
             mean = float(loss_sum) / loss_steps
             if not math.isfinite(mean):
@@ -139,23 +148,39 @@ def finetune_language_model(
                 }
             )
             loss_sum, loss_steps = torch.zeros((), device=device), 0
-        if placement.scratch_dir and shard.is_first and step < order.steps and timer.due():
-            state = {"step": step, "tokens": tokens, "history": history}
-            state |= {"loss_sum": loss_sum, "loss_steps": loss_steps, "optimiser": optimiser.state()}
-            save_state(placement.scratch_dir, identity, state)
+        pace.after(step, state)
 
     optimiser.release()
-    model.eval()
+    sizes = causal_sizes(model.lm, head_reads="every token")
     return Generated(
-        model=model,
+        model=_whole(model, shard) if keep_model else None,
         history=history,
         steps=order.steps,
         trained=train.work() * settings.epochs,
-        sizes=causal_sizes(model, head_reads="every token"),
+        sizes=sizes,
         micro_batch_size=settings.micro_batch_size,
-        precision="fp32" if autocast is None else "bf16",
+        precision="fp32" if model.autocast is None else "bf16",
         truncated=train.truncated(),
     )
+
+
+class LanguageModel(nn.Module):
+    """A causal language model whose forward pass is its loss."""
+
+    def __init__(self, lm: Any, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.lm, self.autocast = lm, autocast
+        self.blank: Callable[[], LanguageModel] | None = None
+        """Where parameters are cut over ranks: makes the same model, whole and without values."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """See `next_token_loss`."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            return next_token_loss(self.lm, batch)
 
 
 def texts_of(task: TokenisedTask, parts: Sequence[str]) -> Examples:
@@ -206,27 +231,53 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | model.w2s_published, indent=2) + "\n")
 
 
-def _prepared(source: ModelSource, settings: FinetuneSettings, device: torch.device) -> tuple[Any, torch.dtype | None]:
-    """The model as `settings` want it trained, and the type of its arithmetic; None is float32."""
-    model = load_causal_lm(source, device, dropout=settings.dropout)
-    if settings.gradient_checkpointing:
-        model.base_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    # Evaluation mode unless something asks for the other one: some layers drop whatever their settings say.
-    model.train(settings.dropout > 0 or settings.gradient_checkpointing)
-    if settings.compile:
-        torch._dynamo.reset()  # what earlier runs compiled in this process must not decide how this one is
-        model.base_model.compile()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    return model, torch.bfloat16 if bf16 else None
+def _prepared(source: ModelSource, settings: FinetuneSettings, device: torch.device, shard: Shard) -> LanguageModel:
+    """The model as `settings` want it trained."""
+    autocast = autocast_of(settings, device)
+
+    def assembled(lm: Any) -> LanguageModel:
+        if settings.gradient_checkpointing:
+            lm.base_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        # Evaluation mode unless something asks for the other one: some layers drop whatever their settings say.
+        lm.train(settings.dropout > 0 or settings.gradient_checkpointing)
+        return LanguageModel(lm, autocast)
+
+    if not shard.is_sharded:
+        model = assembled(load_causal_lm(source, device, dropout=settings.dropout))
+        if settings.compile:
+            torch._dynamo.reset()  # what earlier runs compiled in this process must not decide how this one is
+            model.lm.base_model.compile()
+        return model
+
+    from w2s.sharding import shard_model
+
+    def whole() -> LanguageModel:
+        return assembled(load_causal_lm(source, torch.device("cpu"), dropout=settings.dropout))
+
+    def blank() -> LanguageModel:
+        return assembled(blank_model(transformers.AutoModelForCausalLM, source, settings.dropout))
+
+    first, model = shard.on_first(whole), blank()
+    layers = model.lm.config.get_text_config().num_hidden_layers
+    shard_model(model, first, layers=layers, device=device, autocast=autocast, shard=shard)
+    model.blank = blank
+    warn_uncompiled(settings)
+    return model
+
+
+def _whole(model: LanguageModel, shard: Shard) -> Any:
+    """The language model in evaluation mode; where it is cut over ranks, gathered on the CPU of rank 0, else None."""
+    if model.blank is None:
+        return model.lm.eval()
+    from w2s.sharding import gather_into
+
+    whole = model.blank() if shard.is_first else None
+    gather_into(whole, model)
+    return whole.lm.eval() if whole is not None else None
 
 
 def _batch_gradient(
-    model: Any,
-    train: Examples,
-    positions: np.ndarray,
-    settings: FinetuneSettings,
-    shard: Shard,
-    autocast: torch.dtype | None,
+    model: LanguageModel, train: Examples, positions: np.ndarray, settings: FinetuneSettings, shard: Shard = WHOLE
 ) -> Tensor:
     """Adds the gradient of this rank's share of the batch; returns its part of the mean loss per token, shape [].
 
@@ -237,12 +288,16 @@ def _batch_gradient(
     mine = positions[shard.slice(len(positions))]
     multiple = COMPILED_LENGTH_MULTIPLE if settings.compile else 1
     total = torch.zeros((), device=model.device)
-    for piece in micro_batches(mine, train.lengths, settings.micro_batch_size):
-        batch = train.batch(mine[piece], length_multiple=multiple)
-        if int(batch.lengths.max()) < 2:
-            continue
-        with torch.autocast(model.device.type, autocast, enabled=autocast is not None):
-            loss = next_token_loss(model, batch) / predicted
+    pieces = [mine[piece] for piece in micro_batches(mine, train.lengths, settings.micro_batch_size)]
+    pieces = [piece for piece in pieces if int(train.lengths[piece].max()) > 1]
+    for piece in pieces:
+        loss = model(train.batch(piece, length_multiple=multiple)) / predicted
         loss.backward()
         total += loss.detach()
+    if shard.is_sharded:
+        # The other ranks need this rank's part of the parameters as often as theirs.
+        rounds = -(-shard.largest_share(len(positions)) // settings.micro_batch_size)
+        short = np.flatnonzero(train.lengths == train.lengths[train.lengths > 1].min())[:1]
+        for _ in range(rounds - len(pieces)):
+            (model(train.batch(short)) * 0.0).backward()
     return total

@@ -5,7 +5,7 @@ from a downloaded checkpoint.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,13 @@ from w2s.caches import appearing_whole
 from w2s.config import FactsCorpus, PretrainSettings, RungShape, TextCorpus, WidthRule
 from w2s.corpora import corpus_fingerprint, facts_documents, facts_tokenizer, read_texts, text_token_stream
 from w2s.data import hash_once, tokenizer_fingerprint
-from w2s.distributed import Shard
+from w2s.distributed import HERE, Placement, Shard
 from w2s.errors import DataError, ModelError, TrainingError
-from w2s.finetune import HERE, Placement
 from w2s.fingerprints import digest
 from w2s.flops import MatmulSizes, Work
 from w2s.models import load_tokenizer, quiet_library, source_of
-from w2s.optim import FlatAdamW
-from w2s.resume import load_state, save_state
-from w2s.runtime import Progress, Timer
+from w2s.optim import adamw_for
+from w2s.resume import Pace
 from w2s.schedules import rate_factor
 from w2s.seeds import Role, stream, torch_seed
 
@@ -179,13 +177,14 @@ def pretrain(
     identity: str = "",
     placement: Placement = HERE,
 ) -> Pretrained:
-    """Pretrains one rung.
+    """Pretrains one rung. On several devices each holds it whole: rungs are small.
 
     Raises:
         DataError: Too little text, or tokens outside the vocabulary.
         TrainingError: The loss became NaN or infinite.
+        InterruptedRunError: It was asked to stop.
     """
-    shard = placement.shard
+    shard = replace(placement.shard, sharded=False)
     blocks = corpus_blocks(shape, settings, seed, tokenizer, cache_dir)
     length = blocks.rows.shape[1]
     vocab_size = len(tokenizer)
@@ -196,31 +195,36 @@ def pretrain(
     model.to(device)  # pyright: ignore[reportArgumentType]
     # Nothing here drops out; what training mode switches on in this model is only checked for in every layer.
     model.eval()
-    optimiser = FlatAdamW(
-        model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+    optimiser = adamw_for(
+        model.parameters(),
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        shard=shard,
     )
     peak = peak_rate(settings, shape.hidden_size)
     every = max(1, blocks.steps // HISTORY_ROWS)
     step, history = 0, []
     loss_sum, loss_steps = torch.zeros((), device=device), 0
-    if stored := load_state(placement.scratch_dir, identity, shard):
+    pace = Pace(replace(placement, shard=shard), identity, blocks.steps, device)
+    if stored := pace.load():
         optimiser.load_state(stored["optimiser"])
         step, history, loss_steps = stored["step"], stored["history"], stored["loss_steps"]
         loss_sum = stored["loss_sum"].to(device)
-    timer = Timer(placement.checkpoint_every_seconds if placement.scratch_dir else None)
-    progress = Progress(placement.on_progress, blocks.steps)
+
+    def state() -> dict[str, Any]:
+        kept = {"step": step, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
+        return kept | {"optimiser": optimiser.state()}
 
     while step < blocks.steps:
         optimiser.zero_grad()
         loss = _batch_gradient(model, blocks.batch(step), shard, device)
-        loss_sum += shard.sum(loss)
-        shard.sum(optimiser.grad)
+        loss_sum += pace.sum(loss)
         rate = peak * rate_factor(
             step, blocks.steps, schedule="linear", warmup=settings.warmup_steps, final=settings.final_fraction
         )
         optimiser.step(rate)
         step, loss_steps = step + 1, loss_steps + 1
-        progress(step)
         if step == blocks.steps or step % every == 0:
             mean = float(loss_sum) / loss_steps
             if not math.isfinite(mean):
@@ -241,9 +245,7 @@ def pretrain(
                 }
             )
             loss_sum, loss_steps = torch.zeros((), device=device), 0
-        if placement.scratch_dir and shard.is_first and step < blocks.steps and timer.due():
-            state = {"step": step, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
-            save_state(placement.scratch_dir, identity, state | {"optimiser": optimiser.state()})
+        pace.after(step, state)
 
     optimiser.release()
     rows = blocks.steps * settings.batch_size

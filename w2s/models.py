@@ -5,9 +5,11 @@ Shapes: B token rows of a batch, L their padded length, D the hidden size.
 
 import copy
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +20,17 @@ import transformers
 from torch import Tensor, nn
 
 from w2s.caches import RecentlyUsed, file_stamp
+from w2s.checkpoint_files import why_not_loaded
 from w2s.checkpoints import Checkpoint, inspect_checkpoint
 from w2s.config import FinetuneSettings, Form, LoraSettings, ModelSource
 from w2s.data import Batch
+from w2s.distributed import WHOLE, Shard
 from w2s.errors import ModelError
 from w2s.flops import MatmulSizes
 from w2s.seeds import Role, torch_seed
 
 HEAD_FILE = "w2s_head.safetensors"
+_log = logging.getLogger("w2s")
 CACHED_BYTES = 2**30
 """A body larger than this is read anew for every run."""
 
@@ -42,6 +47,8 @@ class Scorer(nn.Module):
         nn.init.zeros_(self.head.weight)
         self.frozen_body = False
         self.autocast: torch.dtype | None = None
+        self.blank: Callable[[], Scorer] | None = None
+        """Where parameters are cut over ranks: makes the same model, whole and without values."""
 
     @property
     def device(self) -> torch.device:
@@ -147,12 +154,24 @@ def load_checkpoint_sizes(source: ModelSource) -> Checkpoint:
     """Sizes and kind of a checkpoint, read once per process."""
     key = ("sizes", *source_identity(source))
     return _CHECKPOINTS.get(
-        key, lambda: inspect_checkpoint(source.path, source.revision, allow_pickle=source.allow_pickle)
+        key,
+        lambda: inspect_checkpoint(
+            source.path,
+            source.revision,
+            allow_pickle=source.allow_pickle,
+            trust_remote_code=source.trust_remote_code,
+        ),
     )
 
 
 def load_scorer(
-    source: ModelSource, *, form: Form, settings: FinetuneSettings, seed: int, device: torch.device
+    source: ModelSource,
+    *,
+    form: Form,
+    settings: FinetuneSettings,
+    seed: int,
+    device: torch.device,
+    shard: Shard = WHOLE,
 ) -> Scorer:
     """A pretrained model with a zero-initialised head, set up for what `settings.tune` trains.
 
@@ -164,16 +183,58 @@ def load_scorer(
         settings: Resolved finetuning settings.
         seed: The run's seed; only adapters draw from it.
         device: Where it will live.
+        shard: The ranks; `sharded` cuts every parameter over them, and only rank 0 reads the weights.
 
     Raises:
         ModelError: The checkpoint lacks files or weights, or is of a kind that cannot score texts.
     """
-    checkpoint = load_checkpoint_sizes(source)
-    body, pooled = _pristine_body(source, settings.dropout, checkpoint.kind)
+    kind = load_checkpoint_sizes(source).kind
+    autocast = autocast_of(settings, device)
+
+    def whole() -> Scorer:
+        body, pooled = _pristine_body(source, settings.dropout, kind)
+        return _assembled(body, form=form, kind=kind, pooled=pooled, settings=settings, seed=seed)
+
+    if not shard.is_sharded:
+        scorer = whole().to(device)
+        if settings.compile:
+            torch._dynamo.reset()  # what earlier runs compiled in this process must not decide how this one is
+            scorer.body.compile()
+    else:
+        from w2s.sharding import shard_model
+
+        first = shard.on_first(whole)
+        pooled = shard.share(first.pooled if first else False)
+
+        def blank() -> Scorer:
+            body = blank_model(transformers.AutoModel, source, settings.dropout)
+            if not pooled and getattr(body, "pooler", None) is not None:
+                body.pooler = None
+            with torch.device("meta"):
+                return _assembled(body, form=form, kind=kind, pooled=pooled, settings=settings, seed=seed)
+
+        scorer = blank()
+        shard_model(scorer, first, layers=scorer.sizes().layers, device=device, autocast=autocast, shard=shard)
+        scorer.blank = blank
+        warn_uncompiled(settings)
+    scorer.autocast = autocast
+    return scorer
+
+
+def _assembled(
+    body: Any,
+    *,
+    form: Form,
+    kind: Literal["causal", "encoder"],
+    pooled: bool,
+    settings: FinetuneSettings,
+    seed: int,
+) -> Scorer:
+    """A body with its head, set up for what `settings.tune` trains, where the body is."""
     if settings.tune == "lora":
         torch.manual_seed(torch_seed(seed, Role.ADAPTER))
         body = _with_adapters(body, settings.lora, settings.dropout)
-    scorer = Scorer(body, form=form, kind=checkpoint.kind, pooled=pooled, width=_output_width(body))
+    scorer = Scorer(body, form=form, kind=kind, pooled=pooled, width=_output_width(body))
     if settings.tune == "head":
         body.requires_grad_(False)
         scorer.frozen_body = True
@@ -181,13 +242,33 @@ def load_scorer(
         body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     # Evaluation mode unless something asks for the other one: some layers drop whatever their settings say.
     scorer.train(settings.dropout > 0 or settings.gradient_checkpointing)
-    scorer.to(device)
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    scorer.autocast = torch.bfloat16 if bf16 else None
-    if settings.compile:
-        torch._dynamo.reset()  # what earlier runs compiled in this process must not decide how this one is
-        body.compile()
     return scorer
+
+
+def autocast_of(settings: FinetuneSettings, device: torch.device) -> torch.dtype | None:
+    """The type of the arithmetic; None is float32."""
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else None
+
+
+def warn_uncompiled(settings: FinetuneSettings) -> None:
+    """What is gathered and dropped block by block is not compiled."""
+    if settings.compile:
+        _log.warning("compile: true has no effect where parameters are cut over devices; the results are the same")
+
+
+def gather_scorer(scorer: Scorer, shard: Shard) -> Scorer | None:
+    """The whole model, for `save_scorer`: itself, or where it is cut over ranks, gathered on the CPU of rank 0.
+
+    Every rank must call this; the others get None.
+    """
+    if scorer.blank is None:
+        return scorer
+    from w2s.sharding import gather_into
+
+    whole = scorer.blank() if shard.is_first else None
+    gather_into(whole, scorer)
+    return whole
 
 
 def save_scorer(scorer: Scorer, tokenizer: transformers.PreTrainedTokenizerBase, folder: Path) -> None:
@@ -286,10 +367,7 @@ def read_pretrained(auto: Any, source: ModelSource, dropout: float) -> tuple[Any
         ModelError: It cannot be read as such a model.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-        published = {"architectures": config.architectures, **set_dropout(config, dropout)}
+        config, published = _read_config(source, dropout)
         with quiet_library():
             model, info = auto.from_pretrained(
                 source.path,
@@ -300,10 +378,31 @@ def read_pretrained(auto: Any, source: ModelSource, dropout: float) -> tuple[Any
                 trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"model {shown_source(source)} cannot be loaded: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, safetensors.SafetensorError) as error:
+        raise ModelError(f"model {shown_source(source)} cannot be loaded: {why_not_loaded(error)}") from error
     model.w2s_published = published
     return model, info
+
+
+def blank_model(auto: Any, source: ModelSource, dropout: float) -> Any:
+    """The same model without values, on the meta device: no weights are read."""
+    try:
+        config, published = _read_config(source, dropout)
+        with torch.device("meta"):
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=source.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {shown_source(source)} cannot be built: {error}") from error
+    model.eval()
+    model.w2s_published = published
+    return model
+
+
+def _read_config(source: ModelSource, dropout: float) -> tuple[Any, dict[str, Any]]:
+    """A model's configuration with another dropout, and what it had published."""
+    config = transformers.AutoConfig.from_pretrained(
+        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+    )
+    return config, {"architectures": config.architectures, **set_dropout(config, dropout)}
 
 
 def _read_body(source: ModelSource, dropout: float, kind: str) -> tuple[nn.Module, bool]:
@@ -360,7 +459,8 @@ def _read_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the tokenizer of model {shown_source(source)} cannot be loaded: {error}") from error
+        where, why = shown_source(source), why_not_loaded(error)
+        raise ModelError(f"the tokenizer of model {where} cannot be loaded: {why}") from error
 
 
 def _output_width(body: Any) -> int:

@@ -42,7 +42,6 @@ def token_budget(micro_batch_size: int, longest: int) -> int:
     return max(MIN_TOKENS_PER_BATCH, 4 * micro_batch_size * longest)
 
 
-@torch.inference_mode()
 def predict(
     scorer: Scorer, examples: Examples, *, budget: int, length_multiple: int = 1, shard: Shard = WHOLE
 ) -> np.ndarray:
@@ -57,15 +56,21 @@ def predict(
     """
     was_training = scorer.training
     scorer.eval()
-    # float32 whatever computes: a rank's zeros add nothing to what another rank predicted.
-    log_odds = torch.zeros(len(examples), dtype=torch.float32, device=scorer.device)
-    rows_per_example = examples.rows.shape[1]
-    for index, positions in enumerate(inference_batches(examples.lengths * rows_per_example, budget)):
-        if index % shard.world == shard.rank:
-            scores = scorer(examples.batch(positions, length_multiple=length_multiple))
+    batches = list(inference_batches(examples.lengths * examples.rows.shape[1], budget))
+    mine = batches[shard.rank :: shard.world]
+    if shard.is_sharded:
+        # All ranks run the model as often as the first: the others need this rank's part of the parameters.
+        mine += [batches[-1][:0]] * (shard.largest_share(len(batches)) - len(mine))
+    # Inference mode would leave gathered parameters behind that no gradient can be taken of.
+    with torch.no_grad() if shard.is_sharded else torch.inference_mode():
+        # float32 whatever computes: a rank's zeros add nothing to what another rank predicted.
+        log_odds = torch.zeros(len(examples), dtype=torch.float32, device=scorer.device)
+        for positions in mine:
+            read = positions if len(positions) else batches[-1][-1:]
+            scores = scorer(examples.batch(read, length_multiple=length_multiple))[: len(positions)]
             log_odds[torch.from_numpy(positions).to(scorer.device)] = scores.float()
-    scorer.train(was_training)
-    return shard.sum(log_odds).cpu().numpy()
+        scorer.train(was_training)
+        return shard.sum(log_odds).cpu().numpy()
 
 
 def probabilities(log_odds: np.ndarray) -> np.ndarray:

@@ -48,6 +48,8 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.baseline = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
+        """Bytes that were held before, by the libraries or by what earlier runs left."""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -60,12 +62,18 @@ class PeakMemory:
     def bytes(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        try:
-            status = Path("/proc/self/status").read_text()
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        match = re.search(r"VmHWM:\s+(\d+) kB", status)
-        return int(match[1]) * 1024 if match else 0
+        return _resident("VmHWM")
+
+
+def _resident(key: str) -> int:
+    """Bytes of the process's resident set: now (`VmRSS`) or at most (`VmHWM`); where the system keeps no such count,
+    at most in either case."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    match = re.search(rf"{key}:\s+(\d+) kB", status)
+    return int(match[1]) * 1024 if match else 0
 
 
 def device_name(device: torch.device) -> str:

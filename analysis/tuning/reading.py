@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import polars as pl
 
 from analysis.errors import AnalysisError
-from analysis.reading import Store, first_line
+from analysis.reading import Store, first_line, open_store
 
 FOLDER = "tuning"
 STATES = ("complete", "pruned", "failed", "running")
@@ -126,13 +125,7 @@ def read_tuning(storage: str, tune_id: str | None = None) -> TuningFiles:
     Raises:
         AnalysisError: No such storage or search, several to choose from, or an unreadable summary.
     """
-    fs, root = fsspec.core.url_to_fs(str(storage))
-    fs.invalidate_cache()
-    if not fs.exists(root):
-        raise AnalysisError(
-            f"there is no storage at {str(storage)!r}; give the folder or URL that `storage` names in the spec"
-        )
-    store = Store(fs, root.rstrip("/"))
+    store = open_store(str(storage))
     known = [name for name in store.names(FOLDER) if "summary.json" in store.names(f"{FOLDER}/{name}")]
     listed = ", ".join(known) or "none"
     if tune_id is None:

@@ -24,6 +24,7 @@ from sweep.procedures import NotApplicableError
 from sweep.session import Session
 from sweep.spec import Sweep, entry_label
 from sweep.state import State, stand
+from sweep.tracking import tracking_job
 from sweep.tuning.block import Judge, Tune
 from sweep.tuning.candidate import default_params, entry_of
 from sweep.tuning.fresh import FreshMethods, Winner, as_mapping, exported, fresh_methods, fresh_spec
@@ -177,8 +178,25 @@ def _run(
                 return False
     todo = {run_id for run_id, standing in standings.items() if standing.state != State.DONE}
     threads = session.spec.ladder.pretrain.cpu_threads
+    tracking = tracking_job(
+        session.spec.tracking,
+        store,
+        name=session.tune_id,
+        title=session.spec.name,
+        place=session.folder,
+        done=plan.runs.keys() - todo,
+    )
     with _heartbeat(study):
-        outcome = run_plan(plan, todo, store, session.spec.compute, cpu_threads=threads, address=address, feed=search)
+        outcome = run_plan(
+            plan,
+            todo,
+            store,
+            session.spec.compute,
+            cpu_threads=threads,
+            address=address,
+            feed=search,
+            tracking=tracking,
+        )
     for run_id, message in outcome.failed.items():
         print(f"failed: {run_id}: {message}\n  w2s show {run_id} --storage {shlex.quote(store.root)}")
     return outcome.interrupted

@@ -3,10 +3,11 @@
 import polars as pl
 import pytest
 
+from sweep.deaths import KILLED
 from sweep.engine import run_plan
 from sweep.session import Session
 from sweep.spec import Compute
-from sweep.state import State, stand
+from sweep.state import POISONED, State, stand
 from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow
@@ -44,10 +45,14 @@ def test_out_of_memory_halves_the_micro_batch_and_a_dying_process_is_reported(ti
     assert outcome.blocked == plan.descendants([deadly])
     assert outcome.done == set(plan.runs) - {deadly} - outcome.blocked
     assert store.read_json(hungry, "metrics.json")["divisor"] == 4
-    assert [failure.kind for failure in store.failures(hungry)] == ["OutOfMemoryError"] * 2
+    assert [failure.kind for failure in store.failures(hungry)] == [
+        "OutOfMemoryError"
+    ] * 3  # the machine to itself, then half the micro-batch, twice
     standings = stand(plan, store, verify=True)
     assert standings[deadly].state == State.GIVEN_UP
-    assert "died" in standings[deadly].reason
+    assert standings[deadly].reason == f"{KILLED} (3 times)"
+    assert [failure.kind for failure in store.failures(deadly)] == ["WorkerDied", "WorkerDied", POISONED]
+    assert "worker process has died" in store.failures(deadly)[0].detail  # Ray's own words
     assert {i for i, s in standings.items() if s.state == State.DONE} == outcome.done
 
 

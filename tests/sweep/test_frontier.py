@@ -100,8 +100,10 @@ def test_what_failed_or_is_blocked_is_not_counted_as_done(monkeypatch):
     assert {frontier.pop(), frontier.pop()} == {"a", "b"}
     now[0] += 10
     frontier.fail("b", "why")
+    tally.ended(runs["b"], "failed")
     assert tally.line == "0% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     frontier.succeed("a")
+    tally.ended(runs["a"], "done")
     assert tally.line == "30% of FLOPs done, 1 failed, 1 blocked, 10 s gone"
     assert tally.seconds_left == 0
 
@@ -115,7 +117,9 @@ def test_the_time_left_is_that_of_what_can_still_run(monkeypatch):
     first, second = frontier.pop(), frontier.pop()
     now[0] = 60
     frontier.succeed(str(first))
+    tally.ended(runs[str(first)], "done")
     frontier.fail(str(second), "why")
+    tally.ended(runs[str(second)], "failed")
     assert tally.line == "25% of FLOPs done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"
 
 

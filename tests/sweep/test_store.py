@@ -107,12 +107,12 @@ def test_heartbeats_are_replaced_and_read(store):
 
 def test_gc_lists_what_nobody_needs_and_spares_what_somebody_does(store):
     write(store)
-    with store.writing("run-1") as late:  # refused, since run-1 is done: abandoned
+    with store.writing("run-1") as late:  # refused, since run-1 is done
         (late.folder / "log.txt").write_text("late")
     with pytest.raises(RuntimeError), store.writing("run-2"):
         raise RuntimeError("why")
-    assert [item.why for item in find_garbage(store)] == ["abandoned attempt"]
-    assert sorted(item.why for item in find_garbage(store, failed=True)) == ["abandoned attempt", "failed attempt"]
+    assert [item.why for item in find_garbage(store)] == ["refused attempt"]
+    assert sorted(item.why for item in find_garbage(store, failed=True)) == ["failed attempt", "refused attempt"]
     delete(store, find_garbage(store))
     assert find_garbage(store) == []
     assert store.verify("run-1") is not None

@@ -338,6 +338,7 @@ def test_a_model_on_the_hub_is_read_without_its_weights(llama, monkeypatch, offl
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: SimpleNamespace(sha=commit))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, revision: str(llama / file))
     monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", lambda _, revision: metadata)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, revision: ["config.json", "tokenizer.json"])
     found = inspect_checkpoint("org/name")
     assert dataclasses.replace(found, fingerprint="") == dataclasses.replace(local, fingerprint="")
     assert found.fingerprint == commit
@@ -373,6 +374,7 @@ def test_a_hub_model_with_pickled_weights_only_is_refused(llama, monkeypatch, of
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: SimpleNamespace(sha="0" * 40))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, revision: str(llama / file))
     monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", failing(errors.NotASafetensorsRepoError("none")))
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, revision: ["config.json", "tokenizer.json"])
     refused("org/name", "weights are pickled")
 
 

@@ -10,10 +10,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from w2s import generative
 from w2s.config import ModelSource
 from w2s.data import Examples, TokenisedTask, Tokens, load_tokenised
-from w2s.distributed import Shard
+from w2s.distributed import HERE, Placement, Shard
 from w2s.errors import DataError, ModelError, TrainingError
 from w2s.experiment import HISTORY_SCHEMA
-from w2s.finetune import HERE, Placement
 from w2s.flops import Work
 from w2s.generative import finetune_language_model, next_token_loss, save, texts_of
 from w2s.models import load_scorer, load_tokenizer
@@ -86,13 +85,13 @@ def test_rows_of_equal_length_and_single_tokens_are_counted_right(checkpoints):
 @pytest.mark.parametrize("form", ["classify", "compare"])
 @pytest.mark.parametrize("micro_batch_size", [1, 5])
 def test_the_cut_into_micro_batches_does_not_change_the_gradient(checkpoints, tokenised, form, micro_batch_size):
-    model = load_causal_lm(ModelSource(path=checkpoints["llama"]), CPU)
+    model = generative.LanguageModel(load_causal_lm(ModelSource(path=checkpoints["llama"]), CPU))
     train = tokenised("llama", form).part("transfer/0")
     gradients, losses = [], []
     for size, shards in ((16, [Shard()]), (micro_batch_size, [Shard()]), (4, [Shard(0, 3), Shard(1, 3), Shard(2, 3)])):
         model.zero_grad()
         settings = quick(micro_batch_size=size)
-        parts = [generative._batch_gradient(model, train, np.arange(16), settings, shard, None) for shard in shards]
+        parts = [generative._batch_gradient(model, train, np.arange(16), settings, shard) for shard in shards]
         losses.append(float(sum(parts)))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     for loss, gradient in zip(losses[1:], gradients[1:], strict=True):

@@ -40,7 +40,7 @@ def test_planning_needs_no_heavy_library():
 
 
 def test_every_source_is_described():
-    assert set(SOURCES) == {"facts", "files", "hub"}
+    assert set(SOURCES) == {"facts", "files", "hub", "catalogue", "python"}
     assert all(name == source.name and source.summary and source.forms for name, source in SOURCES.items())
 
 

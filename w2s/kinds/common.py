@@ -9,9 +9,8 @@ import polars as pl
 
 from w2s.checkpoints import Checkpoint
 from w2s.config import FinetuneSettings, ModelSource, RunSpec
-from w2s.distributed import WHOLE, Shard
+from w2s.distributed import WHOLE, Placement, Shard
 from w2s.errors import ModelError
-from w2s.finetune import Placement
 from w2s.fingerprints import digest
 from w2s.models import source_of
 
@@ -36,6 +35,7 @@ METRICS = (
     "steps",
     "seconds",
     "peak_memory_bytes",
+    "baseline_memory_bytes",
     "device",
     "precision",
     "micro_batch_size",
@@ -62,7 +62,9 @@ class Inputs:
     activations_dir: Path | None = None
     """What an `ActivationsRun` left."""
     scratch_dir: Path | None = None
-    """Where an unfinished run keeps its state; on storage that all machines of the run share."""
+    """Where an unfinished run keeps its state; with several ranks, rank 0's alone counts."""
+    keep_weights: bool = True
+    """Whether anybody will call `RunResult.save_weights`: gathering a model from many devices takes time and memory."""
     device: str = "cpu"
     shard: Shard = WHOLE
     micro_batch_divisor: int = 1
@@ -85,7 +87,8 @@ class RunResult:
     predictions: pl.DataFrame | None = None
     """One row per example and evaluation; columns of `w2s.predict.SCHEMA`."""
     save_weights: Callable[[Path], None] | None = None
-    """Writes the trained model with its tokenizer, or the tokenizer, into a folder."""
+    """Writes the trained model with its tokenizer, or the tokenizer, into a folder; with several ranks, for rank 0 to
+    call. None where the weights are not here."""
     save_activations: Callable[[Path], None] | None = None
     """Writes hidden states into a folder."""
 

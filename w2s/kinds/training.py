@@ -24,7 +24,7 @@ from w2s.kinds.common import (
 )
 from w2s.ladder import corpus_tokenizer, pretrain, save_pretrained, sizes_of
 from w2s.methods import LossMethod, Naive, build_method
-from w2s.models import load_checkpoint_sizes, load_scorer, load_tokenizer, save_scorer
+from w2s.models import gather_scorer, load_checkpoint_sizes, load_scorer, load_tokenizer, save_scorer
 from w2s.predict import predictions_table
 
 
@@ -92,7 +92,9 @@ def run_finetune(spec: FinetuneRun, inputs: Inputs) -> RunResult:
 
     # Train and predict.
     device = torch.device(inputs.device)
-    scorer = load_scorer(source, form=spec.task.form, settings=settings, seed=spec.seed, device=device)
+    scorer = load_scorer(
+        source, form=spec.task.form, settings=settings, seed=spec.seed, device=device, shard=inputs.shard
+    )
     sizes, adapter = scorer.sizes(), scorer.adapter_weights()
     tuned = finetune(
         scorer,
@@ -119,11 +121,12 @@ def run_finetune(spec: FinetuneRun, inputs: Inputs) -> RunResult:
         micro_batch_shrunk=inputs.micro_batch_divisor > 1,
         truncated=train.truncated() + sum(part.truncated() for name, part in splits.items() if name != spec.train_part),
     )
+    whole = gather_scorer(scorer, inputs.shard) if inputs.keep_weights else None
     return RunResult(
         metrics=metrics,
         history=history_of(tuned.history),
         predictions=predictions_table(tuned.evaluations, splits),
-        save_weights=partial(save_scorer, scorer, tokenizer),
+        save_weights=partial(save_scorer, whole, tokenizer) if whole is not None else None,
     )
 
 
@@ -143,6 +146,7 @@ def run_generative(spec: GenerativeRun, inputs: Inputs) -> RunResult:
         device=torch.device(inputs.device),
         identity=identity_of(spec, inputs),
         placement=placement_of(inputs),
+        keep_model=inputs.keep_weights,
     )
     metrics = metrics_of(
         n_params=checkpoint.n_params,
@@ -155,5 +159,5 @@ def run_generative(spec: GenerativeRun, inputs: Inputs) -> RunResult:
         micro_batch_shrunk=inputs.micro_batch_divisor > 1,
         truncated=tuned.truncated,
     )
-    save = partial(save_language_model, tuned.model, tokenizer)
+    save = partial(save_language_model, tuned.model, tokenizer) if tuned.model is not None else None
     return RunResult(metrics=metrics, history=history_of(tuned.history), save_weights=save)

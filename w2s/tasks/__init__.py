@@ -5,15 +5,36 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from w2s.config import FactsTask, FilesTask, Form, TaskSpec
+from w2s.config import Balance, CatalogueTask, FactsTask, FilesTask, Form, HubTask, PythonTask, TaskSpec
 from w2s.fingerprints import HashFile, digest, hash_file
 from w2s.tasks.base import TaskData, TaskSummary, summarise
-from w2s.tasks.facts import load_facts
-from w2s.tasks.files import files_identity, load_files
-from w2s.tasks.hub import hub_identity, load_hub
+from w2s.tasks.build import Row, SourceRows, build_task
+from w2s.tasks.catalogue import Pair, Question, Statement
+from w2s.tasks.catalogued import Resolve, catalogue_identity, is_expanded, placed, read_catalogue
+from w2s.tasks.facts import read_facts
+from w2s.tasks.files import files_identity, read_files
+from w2s.tasks.hub import hub_identity, read_hub
+from w2s.tasks.python import python_identity, read_python
 
-__all__ = ["SOURCES", "Source", "TaskData", "TaskSummary", "load_task", "summarise", "task_fingerprint"]
+__all__ = [
+    "SOURCES",
+    "Pair",
+    "Question",
+    "Row",
+    "Source",
+    "SourceRows",
+    "Statement",
+    "TaskData",
+    "TaskSummary",
+    "from_rows",
+    "load_task",
+    "read_rows",
+    "resolve_task",
+    "summarise",
+    "task_fingerprint",
+]
 
 LOADER_VERSION = 1
 """Part of every task fingerprint; raise it when a change here gives other examples for the same source."""
@@ -37,6 +58,8 @@ SOURCES: Mapping[str, Source] = {
         ),
         Source("files", _BOTH, "your own JSONL, CSV, TSV or Parquet files, plain or gzipped"),
         Source("hub", _BOTH, "a Hugging Face dataset by its id, or a local copy of one"),
+        Source("catalogue", _BOTH, "a dataset known here by name, from the hub or a mirror; the list below"),
+        Source("python", _BOTH, "a function of yours that returns rows; w2s tasks new NAME --kind python begins one"),
     )
 }
 
@@ -47,20 +70,69 @@ def load_task(spec: TaskSpec) -> TaskData:
     Raises:
         DataError: The source cannot be read or used; the message names file, column and value.
     """
+    return from_rows(spec, read_rows(spec))
+
+
+def from_rows(spec: TaskSpec, rows: SourceRows) -> TaskData:
+    """A task's rows, put into parts.
+
+    Raises:
+        DataError: One-class data, or sizes that cannot be met.
+    """
+    return build_task(spec.form, rows.pool, rows.test, spec.splits, rows.dropped, balance=_balance(spec))
+
+
+def _balance(spec: TaskSpec) -> Balance:
+    if isinstance(spec, FactsTask):
+        return "never"
+    if isinstance(spec, CatalogueTask) and spec.balance == "paper" and is_expanded(spec):
+        return "always"  # as many wrong as right rows, also where a copy of one of them is left out
+    return spec.balance
+
+
+def read_rows(spec: TaskSpec) -> SourceRows:
+    """A task's rows before they are put into parts.
+
+    Raises:
+        DataError: The source cannot be read or used; the message names file, column and value.
+    """
     match spec:
         case FactsTask():
-            return load_facts(spec)
+            return read_facts(spec)
         case FilesTask():
-            return load_files(spec)
+            return read_files(spec)
+        case HubTask():
+            return read_hub(spec)
+        case CatalogueTask():
+            return read_catalogue(spec)
+        case PythonTask():
+            return read_python(spec)
+
+
+def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
+    """The task with the commit or the folder that it is read from, so that it is the same wherever it is run.
+
+    Args:
+        spec: As written.
+        resolve: Gives the commit of a hub dataset.
+
+    Raises:
+        DataError: There is no such dataset, or no connection and no copy; says what to do.
+    """
+    match spec:
+        case HubTask():
+            return spec.model_copy(update={"revision": resolve(spec.id, spec.revision)})
+        case CatalogueTask():
+            return placed(spec, resolve)
         case _:
-            return load_hub(spec)
+            return spec
 
 
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     """Hash of everything that determines a task's examples and parts; no row is read.
 
     It covers the spec but for the task's name and prompt, the bytes of the files but not where they lie, a dataset's
-    commit, and the version of this loader.
+    commit, the source of user-written code, and the version of this loader.
 
     Args:
         spec: The task.
@@ -69,12 +141,19 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     Raises:
         DataError: A file is missing, or a dataset's commit cannot be found out.
     """
-    content = {"spec": spec.model_dump(mode="json", exclude={"name", "prompt"}), "loader": LOADER_VERSION}
+    written = spec.model_dump(mode="json", exclude={"name", "prompt"})
+    content: dict[str, Any] = {"spec": written, "loader": LOADER_VERSION}
+    if written.get("balance") == "never":
+        del written["balance"]  # so that tasks keep the fingerprints that they had before there was a choice
     match spec:
         case FactsTask():
             pass
         case FilesTask():
-            content["spec"] |= files_identity(spec, hash_file)
-        case _:
-            content["spec"] |= hub_identity(spec, hash_file)
+            written |= files_identity(spec, hash_file)
+        case HubTask():
+            written |= hub_identity(spec, hash_file)
+        case CatalogueTask():
+            written |= catalogue_identity(spec, hash_file)
+        case PythonTask():
+            written |= python_identity(spec, hash_file)
     return digest(content)

@@ -47,9 +47,14 @@ REASONS: Mapping[str, str] = {
     "same_replies": "with two equal replies",
     "prompts_differ": "with two prompts",
     "no_prompt_separator": "without the prompt separator",
+    "no_support": "without a supporting passage",
+    "no_wrong_choice": "without a wrong choice to show",
+    "no_right_choice": "whose right choice is none of the above",
+    "beyond_max_rows": "beyond max_rows",
     "related_to_test": "related to the test (same text, prompt, reply or group)",
     "contradicting_labels": "with contradicting labels",
     "duplicates": "duplicates",
+    "unbalanced": "of the larger class, to balance",
     "not_needed": "beyond the sizes asked for",
 }
 """Why rows are no examples (`TaskData.dropped`), as it is said to people."""

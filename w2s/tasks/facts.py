@@ -12,8 +12,7 @@ import numpy as np
 
 from w2s.config import FactsTask
 from w2s.seeds import Role, stream
-from w2s.tasks.base import TaskData
-from w2s.tasks.build import Row, build_task
+from w2s.tasks.build import Row, SourceRows
 
 _STARTS = "Or Bel Cas Dur El Fen Gal Har Ith Jor Kel Lor Mar Nor Os Pel Quil Ros Sol Tam"
 _ENDS = "vale dor mere wick stead grove haven moor ridge brook ton ford holm crest lund gate"
@@ -69,12 +68,8 @@ def statement(entity: int, prop: int) -> str:
     return f"{ENTITIES[entity]} is {PROPERTIES[prop]}"
 
 
-def load_facts(spec: FactsTask) -> TaskData:
-    """The facts task: 12,800 statements to be judged, or 6,400 pairs of a true and a false one.
-
-    Raises:
-        DataError: The splits ask for more than there is.
-    """
+def read_facts(spec: FactsTask) -> SourceRows:
+    """The facts task: 12,800 statements to be judged, or 6,400 pairs of a true and a false one."""
     truth = make_world(spec.world_seed).truth
     if spec.form == "classify":
         rows = [Row(text=statement(e, p), label=int(truth[e, p])) for e, p in np.ndindex(truth.shape)]
@@ -85,4 +80,4 @@ def load_facts(spec: FactsTask) -> TaskData:
         rows = [
             Row(chosen=statement(*right), rejected=statement(*wrong)) for right, wrong in zip(true, false, strict=True)
         ]
-    return build_task(spec.form, rows, None, spec.splits, Counter())
+    return SourceRows(rows, None, Counter(), {"train": len(rows)}, f"the offline world {spec.world_seed}")

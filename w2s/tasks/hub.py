@@ -12,8 +12,7 @@ from w2s.config import HubTask
 from w2s.errors import DataError
 from w2s.fingerprints import HashFile
 from w2s.hub import how_to_copy, resolve_revision
-from w2s.tasks.base import TaskData
-from w2s.tasks.build import Row, build_task
+from w2s.tasks.build import Row, SourceRows
 from w2s.tasks.rows import rows_of, wanted_columns
 from w2s.tasks.tables import Table, nearest, require_columns
 
@@ -21,17 +20,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load_hub(spec: HubTask) -> TaskData:
-    """Load a dataset's splits and put their rows into parts.
+def read_hub(spec: HubTask) -> SourceRows:
+    """The rows of a dataset's splits.
 
     Raises:
-        DataError: The dataset, a split, a column, a label or a size cannot be used.
+        DataError: The dataset, a split, a column or a label cannot be used.
     """
     splits = _load_splits(spec)
     dropped: Counter[str] = Counter()
     pool = _rows(spec, splits, "train", spec.train, dropped)
     test = None if spec.test is None else _rows(spec, splits, "test", spec.test, dropped)
-    return build_task(spec.form, pool, test, spec.splits, dropped)
+    names = {"train": spec.train, **({"test": spec.test} if spec.test else {})}
+    read = {key: len(splits[name]) for key, name in names.items()}
+    origin = f"dataset {spec.id}" + (f" at {spec.revision}" if spec.revision else "")
+    return SourceRows(pool, test, dropped, read, origin)
 
 
 def hub_identity(spec: HubTask, hash_file: HashFile) -> dict[str, Any]:
@@ -72,24 +74,42 @@ def _load_splits(spec: HubTask) -> "dict[str, Dataset]":
     if folder is not None and (folder / "state.json").is_file():
         # One dataset without split names: it is whatever the spec calls its training split.
         return {spec.train: _saved(folder)}
+    revision = None if folder else resolve_revision(spec.id, spec.revision)
+    cure = "" if folder else f". {how_to_copy(spec.id, 'dataset')}"
+    return load_splits(spec.id, spec.config, data_dir=spec.data_dir, revision=revision, cure=cure)
+
+
+def load_splits(
+    id: str, config: str | None, *, data_dir: str | None, revision: str | None, cure: str
+) -> "dict[str, Dataset]":
+    """Every split of a dataset, by name.
+
+    Args:
+        id: A hub id or a folder.
+        config: Name of the configuration.
+        data_dir: A folder within it.
+        revision: The commit; None for a folder.
+        cure: What the message ends with if nothing answers.
+
+    Raises:
+        DataError: It does not answer, or cannot be read.
+    """
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-    revision = None if folder else resolve_revision(spec.id, spec.revision)
     try:
-        loaded = datasets.load_dataset(spec.id, spec.config, data_dir=spec.data_dir, revision=revision)
+        loaded = datasets.load_dataset(id, config, data_dir=data_dir, revision=revision)
     except (DatasetNotFoundError, ConnectionError, TimeoutError) as error:
-        hint = "" if folder else f". {how_to_copy(spec.id, 'dataset')}"
-        raise DataError(f"dataset {spec.id}: cannot be loaded ({error}){hint}") from error
+        raise DataError(f"dataset {id}: cannot be loaded ({error}){cure}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise DataError(
-            f"dataset {spec.id}: is made by a script, which `datasets` no longer runs; try its converted files, with"
+            f"dataset {id}: is made by a script, which `datasets` no longer runs; try its converted files, with"
             " revision: refs/convert/parquet, the configuration's name as data_dir, and no config"
         ) from error
     except (DatasetsError, ValueError, OSError) as error:
-        raise DataError(f"dataset {spec.id}: cannot be loaded ({error})") from error
+        raise DataError(f"dataset {id}: cannot be loaded ({error})") from error
     return {str(name): dataset for name, dataset in loaded.items()}  # a DatasetDict, since no split was named
 
 

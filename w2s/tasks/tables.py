@@ -118,6 +118,43 @@ def read_table(
         return _from_rows(path, rows, None if names is None else list(names), wanted, limit)
 
 
+def table_columns(path: Path) -> list[str]:
+    """Names of a file's columns: of the header, the schema, or, for JSONL, the keys of the first object.
+
+    Raises:
+        DataError: The file is missing, empty or damaged.
+    """
+    require_file(path)
+    kind = file_kind(path)
+    with _readable(path):
+        if kind == "parquet":
+            return list(pl.read_parquet_schema(path))
+        if kind == "jsonl":
+            line = next((line for _, line in _lines(path) if line.strip()), "")
+            try:
+                first = json.loads(line)
+            except json.JSONDecodeError:
+                return []  # reading the file says which line is wrong
+            return list(first) if isinstance(first, dict) else []
+        rows = _csv_rows(path) if kind == "csv" else _tsv_rows(path)
+        return next(rows, (0, []))[1]
+
+
+def read_aligned(texts: Path, labels: Path) -> Table:
+    """A file of texts and one of labels, line by line; columns `text` and `label`. Blank lines are rows.
+
+    Raises:
+        DataError: A file cannot be read, or they differ in length.
+    """
+    with _readable(texts):
+        lines = [line for _, line in _lines(texts)]
+    with _readable(labels):
+        values = [line for _, line in _lines(labels)]
+    if len(lines) != len(values):
+        raise DataError(f"{texts} has {len(lines)} lines, but {labels.name} {len(values)}: they are read side by side")
+    return Table(str(texts), {"text": lines, "label": values}, range(1, len(lines) + 1), "line")
+
+
 def require_columns(source: str, wanted: Iterable[str], present: Collection[str]) -> None:
     """Raises DataError that says which columns exist, if a wanted one does not."""
     for name in wanted:

@@ -1,0 +1,272 @@
+"""Which experiment trackers a sweep is shown in: the spec's `tracking` block, and what of a finished run they are told.
+
+    tracking: tensorboard
+    tracking: [tensorboard, {wandb: {project: ladders, mode: offline}}]
+    tracking: {mlflow: {tracking_uri: "http://tracking:5000", experiment: ladders}, tensorboard: {folder: runs}}
+
+Nothing here is part of a run's id. Trackers are told of a run when it is done, from what its DONE names: they can
+neither show half a run nor keep one from finishing, and can be told again later. `sweep.trackers` does the telling.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field, field_validator, model_validator
+
+from sweep.errors import ErrorAt, SweepError, nearest
+from sweep.secrets import refuse_credentials
+from sweep.store import Store
+from w2s.config import Config
+
+if TYPE_CHECKING:
+    from sweep.trackers import Trackers
+
+Text = Annotated[str, Field(min_length=1)]
+EXTRA = "pip install 'w2s-sweep[track]'"
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class TensorBoard(Config):
+    """Event files for TensorBoard."""
+
+    folder: Text | None = None
+    """Where; relative to where the command is run. One folder per run is made there. Default: below the storage's
+    `tracking/<sweep>/`, or of a remote storage `tracking/<sweep>/` here."""
+
+
+class Wandb(Config):
+    """Weights & Biases. The key comes from WANDB_API_KEY or `wandb login`, never from here."""
+
+    project: Text | None = None
+    """Default: the sweep's name. Runs are grouped by sweep."""
+    entity: Text | None = None
+    mode: Literal["online", "offline"] | None = None
+    """`offline` writes folders that `wandb sync` sends later. Default: WANDB_MODE, or else online."""
+    folder: Text | None = None
+    """Where wandb keeps its files."""
+
+
+class Mlflow(Config):
+    """MLflow. Credentials come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."""
+
+    tracking_uri: Text | None = None
+    """A server, or a database such as sqlite:///mlflow.db. Default: MLFLOW_TRACKING_URI, or else a database below the
+    storage's `tracking/`."""
+    experiment: Text | None = None
+    """Default: the sweep's name. Runs carry the tag `w2s.sweep`."""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _uri_can_be_used(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return uri
+        refuse_credentials(
+            uri, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give the address in MLFLOW_TRACKING_URI"
+        )
+        scheme = uri.partition(":")[0] if ":" in uri else ""
+        if scheme in ("", "file") and uri != "databricks" and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+            path = uri.removeprefix("file:")
+            path = path[2:] if path.startswith("//") else path
+            raise ValueError(
+                f"MLflow no longer keeps runs in a folder; name a database file, such as sqlite:///{path}/mlflow.db,"
+                " or a server"
+            )
+        return uri
+
+
+class Tracking(Config):
+    """The trackers of a sweep; each may be left out."""
+
+    tensorboard: TensorBoard | None = None
+    wandb: Wandb | None = None
+    mlflow: Mlflow | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_alone_take_defaults(cls, written: Any) -> Any:
+        if isinstance(written, str):
+            written = [written]
+        if isinstance(written, list | tuple):
+            return _merged(written)
+        if isinstance(written, Mapping):
+            return {name: {} if settings is None else settings for name, settings in written.items()}
+        return written
+
+    @property
+    def chosen(self) -> list[str]:
+        return [name for name in _PACKAGES if getattr(self, name) is not None]
+
+
+def _merged(entries: Iterable[Any]) -> dict[str, Any]:
+    """A list of names and of mappings from a name to its settings, as one mapping."""
+    merged: dict[str, Any] = {}
+    for index, entry in enumerate(entries):
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if not isinstance(entry, Mapping):
+            raise ErrorAt(f"a tracker is one of {', '.join(_PACKAGES)}, or {{name: settings}}; got {entry!r}", index)
+        for name, settings in entry.items():
+            if name not in _PACKAGES:
+                raise ErrorAt(f"there is no tracker '{name}'{nearest(str(name), _PACKAGES)}", index)
+            if name in merged:
+                raise ErrorAt(f"tracker '{name}' is given twice; each is listed once", index)
+            merged[name] = {} if settings is None else settings
+    return merged
+
+
+@dataclass(frozen=True)
+class TrackingJob:
+    """What is to be told to whom."""
+
+    tracking: Tracking
+    store: Store
+    name: str
+    """Id of the sweep or search: how trackers group its runs."""
+    title: str
+    """Name of the sweep: the default project and experiment."""
+    place: str
+    """Where in the store it lies, such as "sweeps/tiny-0a1b2c3d"."""
+    earlier: frozenset[str] = frozenset()
+    """Runs that are in the store already; trackers that do not have them yet are told first."""
+
+    def check(self) -> None:
+        """Raises SweepError if a package is missing; starts nothing."""
+        for name in self.tracking.chosen:
+            if find_spec(_PACKAGES[name]) is None:
+                extra = "pip install tensorboardX" if name == "tensorboard" else EXTRA
+                raise SweepError(
+                    f"tracking: {name} needs the package {_PACKAGES[name]}, which is not installed here: {extra}"
+                )
+
+    @property
+    def folder(self) -> str:
+        """Where trackers that write files do so."""
+        base = self.store.path("tracking") if self.store.is_local else os.path.abspath("tracking")
+        return f"{base}/{self.name}"
+
+    def open(self) -> "Trackers":
+        """Connect to all trackers, and start telling them of earlier runs.
+
+        Raises:
+            SweepError: One cannot be used; says which, and what to do.
+        """
+        self.check()
+        from sweep.cluster import prepare_environment
+
+        prepare_environment()
+        from sweep.trackers import open_trackers  # imports Ray, which reads the environment
+
+        return open_trackers(self)
+
+    def catch_up(self, address: str | None) -> None:
+        """Tell of earlier runs alone, when there is nothing to run. Raises SweepError like `open`."""
+        from sweep.cluster import connected
+
+        trackers = self.open()
+        if trackers.behind:
+            with connected(address):
+                trackers.close()
+
+
+def tracking_job(
+    tracking: Tracking | None, store: Store, *, name: str, title: str, place: str, done: Iterable[str]
+) -> TrackingJob | None:
+    """What the trackers of a spec are to be told; None if there are none.
+
+    Raises:
+        SweepError: A package is missing.
+    """
+    if tracking is None or not tracking.chosen:
+        return None
+    job = TrackingJob(tracking, store, name, title, place, frozenset(done))
+    job.check()
+    return job
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a tracker is told of one run."""
+
+    run_id: str
+    name: str
+    config: Mapping[str, Any]
+    rows: tuple[tuple[int, Mapping[str, float]], ...]
+    """Step and what was measured then, oldest first; the last has the run's totals as well."""
+
+    @property
+    def folder(self) -> str:
+        """A name for a folder of its own."""
+        words = re.sub(r"[^A-Za-z0-9._=+-]+", "_", self.name.replace("->", " to ")).strip("_.")
+        return f"{words[:100]}_{short_id(self.run_id)}"
+
+
+def short_id(run_id: str) -> str:
+    """The hash of an id, without its kind."""
+    return run_id.rpartition("-")[2][:12]
+
+
+def read_page(store: Store, run_id: str) -> Page:
+    """A finished run as its files tell it.
+
+    Raises:
+        StoreError: It is not done, or damaged.
+    """
+    run, metrics = store.read_json(run_id, "run.json"), store.read_json(run_id, "metrics.json")
+    done = store.done(run_id)
+    names = done.files if done else {}
+    rows: dict[int, dict[str, float]] = {}
+    if "history.parquet" in names:
+        for row in pl.read_parquet(io.BytesIO(store.read(run_id, "history.parquet"))).to_dicts():
+            rows.setdefault(int(row.pop("step")), {}).update(_numbers(row))
+    if "predictions.parquet" in names:
+        frame = pl.read_parquet(io.BytesIO(store.read(run_id, "predictions.parquet")))
+        for step, scores in accuracies(frame).items():
+            rows.setdefault(step, {}).update(scores)
+    last = max(rows, default=int(metrics.get("steps") or 0))
+    rows.setdefault(last, {}).update({f"total/{key}": value for key, value in _numbers(metrics).items()})
+    return Page(run_id, readable(run), _config(run), tuple(sorted(rows.items())))
+
+
+def accuracies(predictions: pl.DataFrame) -> dict[int, dict[str, float]]:
+    """Accuracy of each part at each evaluation step: {step: {"test_accuracy": ...}}."""
+    from analysis.metrics import accuracy
+
+    found: dict[int, dict[str, float]] = {}
+    for (split, step), part in predictions.group_by("split", "step"):
+        key = f"{str(split).replace('/', '_')}_accuracy"
+        found.setdefault(int(str(step)), {})[key] = accuracy(part["gold"].to_numpy(), part["prediction"].to_numpy())
+    return found
+
+
+def readable(run: Mapping[str, Any]) -> str:
+    """A run's name as trackers show it: `facts d6->d16 confidence s0`.
+
+    Args:
+        run: Its run.json.
+    """
+    label = str(run["label"]).replace(" -> ", "->").replace(": ", " ", 1)
+    return re.sub(r" seed (\d+)$", r" s\1", label)
+
+
+def _config(run: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("run_id", "kind", "task", "form", "model", "seed", "train_part", "settings_id")
+    config = {key: run[key] for key in keys} | {"method": run["method_label"]}
+    config |= {"parents": _present(run["parents"]), "settings": _present(run["settings"] or {})}
+    return _present(config)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite numbers; truth values count as 0 and 1."""
+    numbers = {key: float(value) for key, value in values.items() if isinstance(value, bool | int | float)}
+    return {key: value for key, value in numbers.items() if np.isfinite(value)}

@@ -1,0 +1,115 @@
+"""Sweeps on object storage: the same command line, the same tables; an S3 API server on loopback."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sweep.store import Store
+from tests import s3
+from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
+from tests.end_to_end.test_kill import kill, tree
+
+pytestmark = pytest.mark.slow
+URL = "s3://results/tiny"
+DEADLINE_SECONDS = 500.0
+"""For two sweeps at once that take half a minute on an idle machine."""
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server with an empty bucket; this process and those it starts use it, with a cache of their own."""
+    with s3.s3_server() as endpoint:
+        s3.use(monkeypatch, endpoint)
+        s3.make_bucket(endpoint, "results")
+        monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
+        yield endpoint
+
+
+def exported(storage: object, folder: Path, table: str) -> pl.DataFrame:
+    """A table without what depends on when and where its runs were executed."""
+    w2s("export", storage, folder / f"{table}.parquet", "--table", table, cwd=folder)
+    frame = pl.read_parquet(folder / f"{table}.parquet")
+    return frame.drop([c for c in ("seconds", "host", "attempt", "peak_memory_bytes") if c in frame.columns])
+
+
+def test_a_sweep_on_s3_equals_the_local_one_and_is_read_from_anywhere(undisturbed, tiny, tmp_path, server, monkeypatch):
+    local, _ = undisturbed
+    spec = tiny({"name: tiny": f"name: tiny\nstorage: {URL}"})
+    output = w2s("run", spec, cwd=tmp_path)
+    assert "13 of 13 runs done now" in output
+    remote = Results(spec, URL)  # type: ignore[arg-type]
+    assert_same_results(local, remote)
+    attempts = remote.attempts()
+
+    page = Path(re.search(r"report: (\S+)", output).group(1))  # type: ignore[union-attr]
+    assert page.is_file()
+    assert page.is_relative_to(tmp_path / "reports")
+    again = w2s("run", spec, cwd=tmp_path)
+    assert "nothing to run: 13 of 13" in again
+    assert remote.attempts() == attempts
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("W2S_CACHE", str(elsewhere / "cache"))  # another machine
+    for table in ("pairs", "runs"):
+        theirs = exported(local.storage, tmp_path, table)
+        assert exported(URL, elsewhere, table).equals(theirs)
+    assert "100%" in w2s("status", spec, "--storage", URL, cwd=elsewhere)
+    assert "nothing to run" in w2s("plan", spec, cwd=elsewhere)
+    run_id = next(iter(attempts))
+    shown = w2s("show", run_id, "--storage", URL, cwd=elsewhere)
+    assert attempts[run_id] in shown
+    assert "metrics.json" in shown
+    assert (elsewhere / re.search(r"report: (\S+)", w2s("report", URL, cwd=elsewhere)).group(1)).is_file()  # type: ignore[union-attr]
+    assert w2s("gc", URL, cwd=elsewhere).startswith("0 items")
+
+
+def test_a_search_on_s3_asks_for_a_database(tiny, tmp_path, server):
+    spec = tiny({"name: tiny": f"name: tiny\nstorage: {URL}"})
+    spec.write_text(spec.read_text() + TUNE)
+    said = w2s("tune", spec, check=2, cwd=tmp_path)
+    assert f"the results are at '{URL}', where no journal file can be appended to; give study_storage" in said
+
+
+TUNE = """
+tune:
+  method: confidence
+  space: {method.max_weight: {low: 0.1, high: 0.9}}
+  instances: {seeds: [0]}
+  fresh: {seeds: [1]}
+  budget: {trials: 1}
+"""
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_two_drivers_at_once_spoil_nothing(undisturbed, tiny, tmp_path, server, where):
+    storage = URL if where == "s3" else str(tmp_path / "results")
+    spec = tiny()
+    words = [W2S, "run", str(spec), "--storage", storage, "--no-report"]
+    drivers = [
+        subprocess.Popen(
+            words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        )
+        for _ in range(2)
+    ]
+    try:
+        outputs = [driver.communicate(timeout=DEADLINE_SECONDS)[0] for driver in drivers]
+    finally:  # after a timeout, nothing of them stays
+        for driver in drivers:
+            if driver.poll() is None:
+                family = tree(driver)
+                driver.kill()
+                kill(family)
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    results = Results(spec, storage)  # type: ignore[arg-type]
+    assert_same_results(undisturbed[0], results)
+    store = Store(storage)
+    done, damaged = store.survey(results.session.plan.runs, verify=True)
+    assert (len(done), damaged) == (13, {})
+    attempts = {name.split("/")[2] for name in store.listing("runs") if "/attempts/" in name}
+    refused = {name.split("/")[2] for name in store.listing("runs") if name.endswith("/refused.json")}
+    assert attempts == {mark.attempt for mark in done.values()} | refused
+    assert not [name for name in store.listing("runs") if "/alive/" in name]

@@ -1,0 +1,135 @@
+"""A look at a task before anything is trained on it: `w2s tasks check`."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from w2s.config import CatalogueTask, Form, ModelSource, TaskSpec
+from w2s.tasks import from_rows, read_rows
+from w2s.tasks.base import CONTENT_COLUMNS, TaskData, TaskSummary, summarise
+from w2s.tasks.build import SourceRows, row_id, row_keys
+from w2s.tasks.catalogue import Dataset, find_dataset
+from w2s.tasks.splits import group_rows
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """What there is to say of a task."""
+
+    spec: TaskSpec
+    entry: Dataset | None
+    """Of the catalogue, for tasks of it."""
+    origin: str
+    read: Mapping[str, int]
+    """Rows of the source by split."""
+    data: TaskData
+    summary: TaskSummary
+    examples: Mapping[int, Mapping[str, str]]
+    """One example's content for each label."""
+    shared_with_test: Mapping[str, int]
+    """Rows of the source's train split that share something with its test split, by what: text, prompt, passage, ..."""
+    groups_in_two_parts: int
+    """Groups of related rows of which two parts have some; a fault of ours if there are any."""
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """Tokens of what one model reads of a task, per text: one per example, or two for `compare`."""
+
+    model: str
+    texts: int
+    quantiles: Mapping[float, int]
+    max_length: int
+    """Tokens that are kept: the setting, or what the model has positions for."""
+    limited_by_model: bool
+    cut: int
+    """Texts that lose tokens: of `classify` the end, of `compare` the beginning of the prompt."""
+    cut_replies: int
+    """`compare`: texts whose reply alone is longer than that, so that it loses tokens as well."""
+
+
+def check_task(spec: TaskSpec) -> TaskCheck:
+    """Load a task and look at it.
+
+    Raises:
+        DataError: It cannot be loaded.
+    """
+    rows = read_rows(spec)
+    data = from_rows(spec, rows)
+    return TaskCheck(
+        spec=spec,
+        entry=find_dataset(spec.dataset) if isinstance(spec, CatalogueTask) else None,
+        origin=rows.origin,
+        read=rows.read,
+        data=data,
+        summary=summarise(data),
+        examples=_one_of_each(data),
+        shared_with_test=_shared(spec.form, rows),
+        groups_in_two_parts=_straddling(spec.form, rows, data),
+    )
+
+
+def token_lengths(data: TaskData, model: ModelSource, max_length: int) -> TokenLengths:
+    """Tokens of a task's texts under a model's tokenizer, uncut.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be read.
+    """
+    from w2s.data import tokenise
+    from w2s.models import load_checkpoint_sizes, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    positions = load_checkpoint_sizes(model).max_positions
+    bound = min(max_length, positions or max_length)
+    lengths = tokenise(data, tokenizer, 2**31 - 1).lengths
+    cut_replies = 0
+    if data.form == "compare":
+        replies = data.frame.with_columns(prompt=pl.lit(""))
+        cut_replies = int((tokenise(TaskData(data.form, replies, {}), tokenizer, 2**31 - 1).lengths > bound).sum())
+    return TokenLengths(
+        model=model.path,
+        texts=len(lengths),
+        quantiles={q: int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
+        max_length=bound,
+        limited_by_model=bound < max_length,
+        cut=int((lengths > bound).sum()),
+        cut_replies=cut_replies,
+    )
+
+
+def _one_of_each(data: TaskData) -> Mapping[int, Mapping[str, str]]:
+    """The first example of each label in the part that supervisors are trained on."""
+    part = data.part("supervise")
+    columns = CONTENT_COLUMNS[data.form]
+    return {
+        label: row
+        for label in (0, 1)
+        for row in part.filter(pl.col("label") == label).head(1).select(columns).to_dicts()
+    }
+
+
+def _shared(form: Form, rows: SourceRows) -> Mapping[str, int]:
+    in_test = {key for row in rows.test or [] for key in row_keys(form, row)}
+    count: Counter[str] = Counter()
+    for row in rows.pool:
+        count.update({key.partition(":")[0] for key in row_keys(form, row) & in_test})
+    return dict(sorted(count.items()))
+
+
+def _straddling(form: Form, rows: SourceRows, data: TaskData) -> int:
+    everything = [*rows.pool, *(rows.test or [])]
+    groups = group_rows([row_keys(form, row) for row in everything])
+    part_of = dict(data.frame.select("example_id", "part").iter_rows())
+    test_only = len(rows.pool)
+    parts: dict[int, set[str]] = {}
+    for i, (group, row) in enumerate(zip(groups.tolist(), everything, strict=True)):
+        part = part_of.get(row_id(form, row))
+        # A row of the pool that touches the test may have the id of an example of the test: it is not in it itself.
+        if part is not None and not (rows.test is not None and i < test_only and part == "test"):
+            parts.setdefault(group, set()).add(part)
+    return sum(len(of) > 1 for of in parts.values())
