@@ -19,6 +19,7 @@ from sweep.progress import Progress, make_progress
 from sweep.room import Room, Started, live_nodes
 from sweep.shapes import Shapes, bundle_of, pending_trials
 from sweep.spec import Compute
+from sweep.starting import starting_kept
 from sweep.state import POISONED
 from sweep.store import Store
 from sweep.temporary import remove_leftovers, scratch
@@ -101,6 +102,7 @@ def run_plan(
         with (
             make_progress(frontier) as progress,
             pending_trials(shapes.pending(frontier, plan, cluster)),
+            starting_kept(not cluster.is_own),
             GroupWatch() as groups,
         ):
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)

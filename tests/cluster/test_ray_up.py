@@ -255,8 +255,8 @@ def test_types_that_the_autoscaler_may_add_are_known_before_they_are_up(up: Up):
         shutil.copytree(ROOT / package, up.machines.head.home / "w2s-sweep" / package)
     for second in (0, 1):
         up.on_head(
-            f"export RAY_enable_autoscaler_v2={second}; ray start --head --num-cpus=1 --object-store-memory=100000000 "
-            "--include-dashboard=false --autoscaling-config=~/fake.yaml"
+            f"export RAY_FAKE_CLUSTER=1 RAY_enable_autoscaler_v2={second}; ray start --head --num-cpus=1 "
+            "--object-store-memory=100000000 --include-dashboard=false --autoscaling-config=~/fake.yaml"
         )
         said = up.on_head("python ~/growable.py")
         assert "growable: [('CPU', 8.0), ('GPU', 1.0), ('train_slot', 1.0)] [('CPU', 96.0)," in said
