@@ -112,7 +112,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
             options["runtime_env"] = {"worker_process_setup_hook": _setting(carried)}
     try:
         context = ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         if not address:
             raise SweepError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from None
         raise SweepError(explain_refusal(address, str(error))) from None

@@ -20,6 +20,7 @@ from sweep.execution.shapes import Shapes, bundle_of, pending_trials
 from sweep.execution.temporary import remove_leftovers, scratch
 from sweep.plan import Plan, Run
 from sweep.spec import Compute
+from sweep.starting import starting_kept
 from sweep.state import POISONED
 from sweep.storage.store import Store
 
@@ -101,6 +102,7 @@ def run_plan(
         with (
             make_progress(frontier) as progress,
             pending_trials(shapes.pending(frontier, plan, cluster)),
+            starting_kept(not cluster.is_own),
             GroupWatch() as groups,
         ):
             job = Job({i: plan.runs[i] for i in frontier.todo}, store, compute.checkpoint_every_seconds, science)
