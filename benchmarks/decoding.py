@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     device = torch.device(args.device)
     source = ModelSource(path=args.model) if args.model else None
-    model = load_causal_lm(source, device) if source else made_up_model(args).to(device).eval()
+    model: Any = load_causal_lm(source, device) if source else made_up_model(args)
+    model = model.to(device).eval()
     vocabulary = model.config.get_text_config().vocab_size
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(args.length), 0.4, args.prompts).astype(int), 2, 4 * args.length)

@@ -17,10 +17,10 @@ from sweep.execution.measured import learn, out_of_memory_before, read_measureme
 from sweep.execution.progress import Progress, make_progress
 from sweep.execution.room import Room, Started, live_nodes
 from sweep.execution.shapes import Shapes, bundle_of, pending_trials
+from sweep.execution.starting import starting_kept
 from sweep.execution.temporary import remove_leftovers, scratch
 from sweep.plan import Plan, Run
 from sweep.spec import Compute
-from sweep.starting import starting_kept
 from sweep.state import POISONED
 from sweep.storage.store import Store
 
