@@ -12,7 +12,7 @@ os.environ |= {"TUNE_MAX_PENDING_TRIALS_PG": "4", "TUNE_DISABLE_AUTO_CALLBACK_LO
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
-from sweep.starting import starting_kept
+from sweep.execution.starting import starting_kept
 
 N = 40
 
