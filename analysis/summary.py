@@ -190,6 +190,9 @@ def _sign(row: dict) -> int:
     return int(row["rise_low"] > 0) - int(row["rise_high"] < 0)
 
 
+_CONSTANT = ("answering the more frequent class", "giving the most frequent answer")
+
+
 def _majority(ladder: pl.DataFrame) -> list[str]:
     """Models that test cannot tell from answering the more frequent class throughout."""
     parts = []
@@ -204,7 +207,7 @@ def _majority(ladder: pl.DataFrame) -> list[str]:
     if not parts:
         return []
     return [
-        f"Not clearly better than always answering the more frequent class: {' and '.join(parts)}. Where ground truth"
+        f"Not clearly better than always {_CONSTANT[ladder['form'][0] == 'generate']}: {' and '.join(parts)}. Where ground truth"
         " taught a model nothing that test can see, there is nothing to recover."
     ]
 

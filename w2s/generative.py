@@ -208,7 +208,7 @@ def train_language_model(
             mean = float(loss_sum) / loss_steps
             if not math.isfinite(mean):
                 raise TrainingError(
-                    f"the loss of {what} is {mean} by step {step} of {order.steps} (all was finite at step "
+                    f"{what}: the loss is {mean} by step {step} of {order.steps} (all was finite at step "
                     f"{history[-1]['step'] if history else 0}). The likely cause is a learning rate too high for this "
                     f"model: it is {settings.learning_rate:g}; try a third of it, a warmup_fraction of 0.05, or a "
                     "smaller clip_norm"
