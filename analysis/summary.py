@@ -206,8 +206,9 @@ def _majority(ladder: pl.DataFrame) -> list[str]:
             parts.append(which)
     if not parts:
         return []
+    constant = _CONSTANT[ladder["form"][0] == "generate"]
     return [
-        f"Not clearly better than always {_CONSTANT[ladder['form'][0] == 'generate']}: {' and '.join(parts)}. Where ground truth"
+        f"Not clearly better than always {constant}: {' and '.join(parts)}. Where ground truth"
         " taught a model nothing that test can see, there is nothing to recover."
     ]
 
