@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: sweep studies test test-cluster check format bench clean
+.PHONY: sweep studies test test-faults test-cluster check format bench clean
 
 sweep: $(VENV)/.run  ## pretrain the offline ladder, sweep it, write the report
 	$(BIN)/w2s run examples/facts.yaml
@@ -14,8 +14,11 @@ sweep: $(VENV)/.run  ## pretrain the offline ladder, sweep it, write the report
 studies: $(VENV)/.run  ## every study of the paper on the offline ladder: a report each, in one storage
 	@for spec in examples/studies/[0-9]*.yaml; do echo "$$spec"; $(BIN)/w2s run $$spec || exit $$?; done
 
-test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
+test: $(VENV)/.dev  ## the tests, but for the two below
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder --ignore=tests/faults --ignore=tests/cluster
+
+test-faults: $(VENV)/.dev  ## machines that go and come, two drivers at once: five minutes on clusters of raylets
+	$(BIN)/python -m pytest tests/faults
 
 test-cluster: $(VENV)/.dev  ## ray up on three hosts made on this machine; as root on Linux, with sshd and rsync
 	W2S_CLUSTER_TEST=1 $(BIN)/python -m pytest -s tests/cluster

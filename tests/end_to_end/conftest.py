@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests import s3
 from tests.end_to_end.drive import Results, w2s
 
 
@@ -13,3 +14,13 @@ def undisturbed(tmp_path_factory, tiny_text) -> tuple[Results, str]:
     spec.write_text(tiny_text)
     output = w2s("run", spec, "--storage", folder / "results", cwd=folder)
     return Results(spec, folder / "results"), output
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """An S3 server with an empty bucket; this process and those it starts use it, with a cache of their own."""
+    with s3.s3_server() as endpoint:
+        s3.use(monkeypatch, endpoint)
+        s3.make_bucket(endpoint, "results")
+        monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
+        yield endpoint

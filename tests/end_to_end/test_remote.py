@@ -1,31 +1,15 @@
 """Sweeps on object storage: the same command line, the same tables; an S3 API server on loopback."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from sweep.storage.store import Store
-from tests import s3
-from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
-from tests.end_to_end.test_kill import kill, tree
+from tests.end_to_end.drive import Results, assert_same_results, w2s
 
 pytestmark = pytest.mark.slow
 URL = "s3://results/tiny"
-DEADLINE_SECONDS = 500.0
-"""For two sweeps at once that take half a minute on an idle machine."""
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A server with an empty bucket; this process and those it starts use it, with a cache of their own."""
-    with s3.s3_server() as endpoint:
-        s3.use(monkeypatch, endpoint)
-        s3.make_bucket(endpoint, "results")
-        monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
-        yield endpoint
 
 
 def exported(storage: object, folder: Path, table: str) -> pl.DataFrame:
@@ -82,34 +66,3 @@ tune:
   fresh: {seeds: [1]}
   budget: {trials: 1}
 """
-
-
-@pytest.mark.parametrize("where", ["folder", "s3"])
-def test_two_drivers_at_once_spoil_nothing(undisturbed, tiny, tmp_path, server, where):
-    storage = URL if where == "s3" else str(tmp_path / "results")
-    spec = tiny()
-    words = [W2S, "run", str(spec), "--storage", storage, "--no-report"]
-    drivers = [
-        subprocess.Popen(
-            words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-        )
-        for _ in range(2)
-    ]
-    try:
-        outputs = [driver.communicate(timeout=DEADLINE_SECONDS)[0] for driver in drivers]
-    finally:  # after a timeout, nothing of them stays
-        for driver in drivers:
-            if driver.poll() is None:
-                family = tree(driver)
-                driver.kill()
-                kill(family)
-    assert [driver.returncode for driver in drivers] == [0, 0], outputs
-    results = Results(spec, storage)  # type: ignore[arg-type]
-    assert_same_results(undisturbed[0], results)
-    store = Store(storage)
-    done, damaged = store.survey(results.session.plan.runs, verify=True)
-    assert (len(done), damaged) == (13, {})
-    attempts = {name.split("/")[2] for name in store.listing("runs") if "/attempts/" in name}
-    refused = {name.split("/")[2] for name in store.listing("runs") if name.endswith("/refused.json")}
-    assert attempts == {mark.attempt for mark in done.values()} | refused
-    assert not [name for name in store.listing("runs") if "/alive/" in name]
