@@ -71,14 +71,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name != "end_to_end")
 
 
+FIRST_HALF = ("test_engine", "test_generate", "test_interrupt", "test_kill", "test_packing")
+"""Files of tests/end_to_end that take about as long as the others."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `pytest -n`: a file stays in one process, with its fixtures, and all that start Ray take turns in one."""
+    """For `pytest -n`: a file stays in one process, with its fixtures; those on Ray take turns, in two processes."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if "end_to_end/" in file else file
+            if "end_to_end/" not in file:
+                return file
+            return "ray 1" if Path(file).stem in FIRST_HALF else "ray 2"
 
     return ByFile(config, log)
