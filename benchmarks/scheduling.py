@@ -13,9 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from example_plans import plan_without_inputs
 from overhead import measure
 from planning import spec_text
-from stand_ins import plan_without_inputs
 
 from sweep.forecast.forecaster import Forecaster, forecaster
 from sweep.forecast.prices import GPUS, Gpu

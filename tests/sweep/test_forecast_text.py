@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import sweep.session
-from benchmarks.stand_ins import plan_without_inputs, stand_in_inputs
+from benchmarks.example_plans import plan_without_inputs, stand_in_inputs
 from sweep.cli import main
 from sweep.forecast.forecaster import forecaster
 from sweep.forecast.prices import GPUS

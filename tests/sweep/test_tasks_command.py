@@ -9,13 +9,13 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "w2s"))  # for catalogue_rows and stand_ins
 
 from catalogue_rows import make_rows
-from stand_ins import make_checkpoint
 
 from sweep.cli import main
 from sweep.errors import SpecError
 from sweep.lockfile import RevisionLock
 from sweep.spec import load_spec
 from sweep.tasks_command import markdown_table
+from tests.w2s.stand_ins import make_checkpoint
 from w2s.config import CatalogueTask, FactsTask, PythonTask
 from w2s.tasks.catalogue import datasets
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stand_ins import plan_without_inputs
+from benchmarks.example_plans import plan_without_inputs
 from sweep.forecast.forecaster import enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS
 from sweep.forecast.simulate import Demand, Machines

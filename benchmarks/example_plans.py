@@ -39,6 +39,7 @@ TASKS = {
     "harmless": (13_000, 900, 180, 1_500),  # single-turn pairs of Anthropic's hh-rlhf, about
     "facts": (12_800, 0, 22, 30),
     "facts-pairs": (6_400, 0, 22, 30),
+    "mate-in-one": (10_000, 0, 140, 320),
 }
 
 
