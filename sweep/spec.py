@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, ValidationError, field_validator, model_validator
 
 from sweep.errors import ErrorAt, SpecError, nearest
-from sweep.execution.tracking import Tracking
 from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
+from sweep.tracking_block import Tracking
 from sweep.tuning.block import Tune
 from sweep.yamlfile import Location, load_yaml, place_of
 from w2s.config import (

@@ -25,10 +25,11 @@ from ray.air.constants import TRAINING_ITERATION
 
 from sweep.errors import SweepError
 from sweep.execution.schedule import OUTCOME
-from sweep.execution.tracking import Mlflow, Page, TensorBoard, TrackingJob, Wandb, read_page, short_id
+from sweep.execution.tracking import Page, TrackingJob, read_page, short_id
 from sweep.storage.filesystems import create_if_absent
 from sweep.storage.secrets import without_credentials
 from sweep.storage.store import Store
+from sweep.tracking_block import Mlflow, TensorBoard, Wandb
 
 PATIENCE_SECONDS = 180.0
 """At the end of a sweep, how long trackers may take for one run before they are left behind."""

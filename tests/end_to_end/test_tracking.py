@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sweep.execution.tracking import Tracking, TrackingJob, read_page
+from sweep.execution.tracking import TrackingJob, read_page
+from sweep.tracking_block import Tracking
 from tests.end_to_end.drive import Results, w2s
 
 pytestmark = pytest.mark.slow

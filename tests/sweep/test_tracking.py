@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from sweep.errors import SpecError, StoreError, SweepError
 from sweep.execution.cluster import prepare_environment
-from sweep.execution.tracking import Page, Tracking, TrackingJob, accuracies, read_page, readable
+from sweep.execution.tracking import Page, TrackingJob, accuracies, read_page, readable
 from sweep.planner import build_plan
 from sweep.session import Session
 from sweep.spec import load_spec
+from sweep.tracking_block import Tracking
 from tests.end_to_end.drive import w2s
 
 
