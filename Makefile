@@ -17,7 +17,7 @@ studies: $(VENV)/.run  ## every study of the paper on the offline ladder: a repo
 test: $(VENV)/.dev  ## the tests, but for the two below
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder --ignore=tests/faults --ignore=tests/cluster
 
-test-faults: $(VENV)/.dev  ## machines that go and come, two drivers at once: five minutes on clusters of raylets
+test-faults: $(VENV)/.dev  ## machines that go and come, two drivers at once: about seven minutes on clusters of raylets
 	$(BIN)/python -m pytest tests/faults
 
 test-cluster: $(VENV)/.dev  ## ray up on three hosts made on this machine; as root on Linux, with sshd and rsync

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from sweep.inputs import Inputs, ModelInfo, TaskInfo
+from sweep.inputs import Inputs, ModelInfo, TaskInfo, scratch_model
 from sweep.plan import Plan
 from sweep.planner import build_plan
 from sweep.resources import Sizes
 from sweep.spec import CheckpointRung, ScratchRung, Sweep, load_spec
-from w2s.checkpoints import llama_shape_sizes
 from w2s.config import FactsTask, ModelSource, PromptFormat, SplitSpec, TaskSpec, TextCorpus
 from w2s.corpora import FACTS_VOCABULARY
 from w2s.tasks import TaskSummary
@@ -89,28 +88,7 @@ def _sizes(splits: SplitSpec, rows: int, own_test: int) -> dict[str, int]:
 
 def _model(rung: ScratchRung | CheckpointRung, vocabulary: int) -> ModelInfo:
     if isinstance(rung, ScratchRung):
-        sizes = llama_shape_sizes(rung, vocabulary)
-        return ModelInfo(
-            name=rung.name,
-            n_params=sizes.n_params,
-            n_matmul=sizes.n_matmul,
-            hidden_size=rung.hidden_size,
-            layers=rung.layers,
-            pretrain_flops=6.0 * sizes.n_matmul * rung.tokens,
-            max_positions=None,
-            causal=True,
-            source=None,
-            fingerprint=None,
-            sizes=Sizes(
-                family="llama",
-                n_params=sizes.n_params,
-                n_matmul=sizes.n_matmul,
-                hidden_size=rung.hidden_size,
-                layers=rung.layers,
-                heads=rung.heads,
-                vocab_size=vocabulary,
-            ),
-        )
+        return scratch_model(rung, vocabulary)
     known = rung.model if rung.model in MODELS else rung.name
     n_params, layers, width, words, tokens = MODELS[known]
     matmul = 12 * layers * width * width + words * width

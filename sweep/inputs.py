@@ -144,24 +144,29 @@ def _task_info(task: TaskSpec, cache: Path, hashes: HashCache, lock: RevisionLoc
     return TaskInfo(task, fingerprint, summary)
 
 
+def scratch_model(rung: ScratchRung, vocabulary: int) -> ModelInfo:
+    """What a plan knows of a rung to be pretrained, with a vocabulary of so many tokens."""
+    sizes = llama_shape_sizes(rung, vocabulary)
+    return ModelInfo(
+        name=rung.name,
+        n_params=sizes.n_params,
+        n_matmul=sizes.n_matmul,
+        hidden_size=rung.hidden_size,
+        layers=rung.layers,
+        pretrain_flops=6.0 * sizes.n_matmul * rung.tokens,
+        max_positions=None,
+        causal=True,
+        source=None,
+        fingerprint=None,
+        sizes=_memory_sizes(sizes, "llama"),
+    )
+
+
 def _model_info(spec: Sweep, rung: ScratchRung | CheckpointRung, hashes: HashCache, lock: RevisionLock) -> ModelInfo:
     if isinstance(rung, ScratchRung):
         corpus = spec.ladder.pretrain.corpus
         vocabulary = corpus_tokens(corpus) if isinstance(corpus, TextCorpus) else FACTS_VOCABULARY
-        sizes = llama_shape_sizes(rung, vocabulary)
-        return ModelInfo(
-            name=rung.name,
-            n_params=sizes.n_params,
-            n_matmul=sizes.n_matmul,
-            hidden_size=rung.hidden_size,
-            layers=rung.layers,
-            pretrain_flops=6.0 * sizes.n_matmul * rung.tokens,
-            max_positions=None,
-            causal=True,
-            source=None,
-            fingerprint=None,
-            sizes=_memory_sizes(sizes, "llama"),
-        )
+        return scratch_model(rung, vocabulary)
     source = ModelSource(
         path=rung.model,
         revision=lock.model(rung.model, rung.revision),

@@ -9,6 +9,7 @@ them. Nothing is looked up.
 from dataclasses import dataclass
 
 from sweep.errors import SweepError, nearest
+from sweep.execution.shapes import USABLE
 
 PRICES_OF = "2026-06"
 """Month that the prices are of, unless their note says otherwise."""
@@ -82,10 +83,6 @@ def smallest_that_holds(memory: float) -> Gpu | None:
     """The GPU with the least memory that holds a run of so many bytes, the cheapest of these; None if there is none."""
     fitting = [gpu for gpu in GPUS.values() if fits(memory, gpu.memory)]
     return min(fitting, key=lambda gpu: (gpu.memory, gpu.price), default=None)
-
-
-USABLE = 0.95
-"""Share of a GPU's memory that a run may be estimated at; the rest is the CUDA context."""
 
 
 def fits(memory: float, gpu_memory: float) -> bool:

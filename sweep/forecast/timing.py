@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
-from sweep.execution.shapes import TABLES_ONLY, Shapes
-from sweep.forecast.prices import USABLE, Gpu, fits
+from sweep.execution.shapes import TABLES_ONLY, USABLE, Shapes
+from sweep.forecast.prices import Gpu, fits
 from sweep.forecast.simulate import EIGHTHS, Demand
 from sweep.plan import Plan, Run
 from sweep.resources import STEP_WORK
@@ -121,8 +121,8 @@ def _evaluated(run: Run) -> int:
 def demands(compute: Compute, cpu_threads: int, gpu: Gpu | None) -> Callable[[Run], Demand]:
     """What a run holds, as the engine asks Ray for it on machines with such GPUs.
 
-    A run too large for one of them is given the devices that it needs, though the engine does so only when
-    `compute.devices_per_run` says it.
+    A run too large for one of them is given the devices that it needs, also where the spec fixes one device and the
+    engine would refuse it.
     """
     memory_gb = gpu.memory / 1e9 if gpu else compute.gpu_memory_gb
     shapes = Shapes(compute.model_copy(update={"gpu_memory_gb": memory_gb}), cpu_threads, has_gpus=gpu is not None)
