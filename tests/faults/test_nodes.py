@@ -95,6 +95,19 @@ def run_named(results: Results, kind: str, rung: str) -> str:
     return next(i for i, run in results.session.plan.runs.items() if (run.kind, run.rung) == (kind, rung))
 
 
+@contextlib.contextmanager
+def frozen(processes: list[psutil.Process]):
+    """With a machine goes all of it; processes of a raylet that is killed would go on, and might even win."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 def test_a_node_that_goes_away_hands_its_run_to_one_that_comes(tiny, tmp_path, cluster):
     spec = tiny(SLOWER)
     results, calm = Results(spec, tmp_path / "results"), Results(spec, tmp_path / "undisturbed")
@@ -102,19 +115,15 @@ def test_a_node_that_goes_away_hands_its_run_to_one_that_comes(tiny, tmp_path, c
     first = add_node(cluster)
     driver = Driver(results, cluster, "--only", last)
     driver.until((results.storage / "runs" / long / "scratch" / "state.pt").exists)
-    orphans = busy(first)  # they end by themselves, but in Ray's own time
-    kill_raylet(first)
-    second = add_node(cluster)  # while the sweep waits for a place
-    driver.until(lambda: busy(second))
-    assert driver.wait() == 0, driver.text
+    with frozen(busy(first)):
+        kill_raylet(first)
+        second = add_node(cluster)  # while the sweep waits for a place
+        driver.until(lambda: busy(second))
+        assert driver.wait() == 0, driver.text
     [failure] = results.store.failures(long)
     assert failure.kind == "NodeLost", failure
-    assert "training is at" in (log := results.store.read(long, "log.txt").decode())
-    assert float(log.split("training is at ")[1].split(" %")[0]) > 0.5  # a step is 0.03 % of it
+    assert "goes on from step" in results.store.read(long, "log.txt").decode()
     assert len(list((results.storage / "runs" / last / "attempts").iterdir())) == 1
-    for process in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
     w2s("run", spec, "--storage", calm.storage, "--no-report", "--only", last, cwd=tmp_path)
     assert_same_results(calm, results)
 
@@ -134,8 +143,7 @@ def test_the_runs_of_a_driver_that_is_killed_end_and_the_next_driver_goes_on(tin
     _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not alive  # Ray ends the workers of a driver that is gone
     assert again.wait() == 0, again.text
-    log = results.store.read(long, "log.txt").decode()
-    assert float(log.split("training is at ")[1].split(" %")[0]) > 0.5
+    assert "goes on from step" in results.store.read(long, "log.txt").decode()
     assert not results.store.failures(long)
 
 
@@ -169,5 +177,4 @@ def test_a_run_on_two_devices_survives_the_death_of_any_of_its_processes(tiny, t
     kinds = {failure.kind for failure in results.store.failures(run_id)}
     assert "WorkerDied" in kinds
     assert "failed, trying again" in driver.text
-    log = results.store.read(run_id, "log.txt").decode()
-    assert float(log.split("training is at ")[1].split(" %")[0]) > 1.0  # a step is 0.2 % of it
+    assert "goes on from step" in results.store.read(run_id, "log.txt").decode()

@@ -317,12 +317,14 @@ def test_a_gpus_votes_are_read_late_and_after_the_same_number_of_steps_everywher
     assert [answers for _, answers in decided] == [[step == 2 + 3, False] for step in range(8)]
 
 
-def test_the_last_step_is_not_stopped(tmp_path: Path):
+def test_the_last_step_is_not_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pace = Pace(replace(HERE, scratch_dir=tmp_path, should_stop=lambda: True), "x", 2, CPU)
     pace.sum(torch.zeros(()))
     pace.after(2, dict)
     assert not list(tmp_path.iterdir())
     pace.sum(torch.zeros(()))
     with pytest.raises(InterruptedRunError, match="stopped at step 1 of 2"):
-        pace.after(1, dict)
-    assert pace.load() == {}
+        pace.after(1, lambda: {"step": 1})
+    with caplog.at_level("INFO", logger="w2s"):
+        assert pace.load() == {"step": 1}
+    assert "goes on from step 1 of 2" in caplog.text
