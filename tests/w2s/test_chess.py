@@ -404,6 +404,7 @@ def test_fingerprints_change_with_what_determines_the_puzzles_and_with_nothing_e
 
 
 PROMPT = "1. f3 1... e5 2. g4 2..."
+CAPTURE = "1. e4 1... e5 2. Bc4 2... Nc6 3. Qh5 3... Nf6 4."
 # White mates with either rook, and with no other move.
 TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
 
@@ -413,7 +414,9 @@ TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
     [
         (PROMPT, " Qh4#", " Qh4#", "exact"),
         (PROMPT, " Qh4#", "Qh4#\n", "exact"),
-        (PROMPT, " Qh4#", " Qh4", "mate"),  # the same move, not to the letter
+        (PROMPT, " Qh4#", " Qh4", "same"),
+        (PROMPT, " Qh4#", " Qd8h4#", "same"),
+        (CAPTURE, " Qxf7#", " Qf7#", "same"),  # what small models often leave out
         (PROMPT, " Qh4#", " Nc6", "legal"),
         (PROMPT, " Qh4#", " Nc4", "illegal"),
         (PROMPT, " Qh4#", "", "illegal"),
@@ -424,8 +427,8 @@ TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
 )
 def test_a_completion_is_judged_in_the_position_of_its_prompt(prompt, answer, completion, expected):
     assert judging.verdict(prompt, answer, completion) == expected
-    assert judging.judge([prompt], [answer], [completion]) == [expected in ("exact", "mate")]
-    assert judging.is_mate(prompt, completion) == (expected in ("exact", "mate"))
+    assert judging.judge([prompt], [answer], [completion]) == [expected in ("exact", "same", "mate")]
+    assert judging.is_mate(prompt, completion) == (expected in ("exact", "same", "mate"))
 
 
 def test_where_the_answer_does_not_mate_only_it_is_accepted():
