@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from w2s.caches import one_at_a_time
 from w2s.config import ChessCorpus, ChessTask, SelfPlay
 from w2s.corpora import check_corpus, corpus_fingerprint, corpus_tokens, read_texts, tokenizer_for
 from w2s.errors import DataError
@@ -315,11 +318,35 @@ def test_a_corpus_has_games_of_its_own(mates):
 def test_self_play_is_made_once_and_again_if_the_cache_is_damaged(tmp_path, monkeypatch):
     small = SelfPlay(puzzles=3)
     made = selfplay.puzzles(small, cache_dir=tmp_path, workers=1)
-    (path,) = (tmp_path / "chess").iterdir()
+    (path,) = (tmp_path / "chess").glob("*.json")
     path.write_text(path.read_text()[:50])
     assert selfplay.puzzles(small, cache_dir=tmp_path, workers=1) == made
     monkeypatch.setattr(selfplay, "play", None)  # may not be called again
     assert selfplay.puzzles(small, cache_dir=tmp_path, workers=1) == made
+
+
+def test_who_asks_while_another_process_plays_waits_for_its_games(tmp_path, monkeypatch):
+    small = SelfPlay(puzzles=3)
+    made = selfplay.puzzles(small, cache_dir=tmp_path / "other", workers=1)
+    (theirs,) = (tmp_path / "other" / "chess").glob("*.json")
+    path = tmp_path / "chess" / theirs.name
+    looked = threading.Event()
+
+    def kept(path: Path):
+        try:
+            return real(path)
+        finally:
+            looked.set()
+
+    real = selfplay._kept
+    monkeypatch.setattr(selfplay, "_kept", kept)
+    monkeypatch.setattr(selfplay, "play", None)  # may not be called
+    with ThreadPoolExecutor(1) as pool:
+        with one_at_a_time(path):
+            asked = pool.submit(selfplay.puzzles, small, cache_dir=tmp_path, workers=1)
+            assert looked.wait(timeout=60)
+            path.write_bytes(theirs.read_bytes())
+        assert asked.result(timeout=60) == made
 
 
 def test_more_puzzles_than_games_can_bring_are_refused(monkeypatch):
