@@ -330,13 +330,11 @@ def test_who_asks_while_another_process_plays_waits_for_its_games(tmp_path, monk
     made = selfplay.puzzles(small, cache_dir=tmp_path / "other", workers=1)
     (theirs,) = (tmp_path / "other" / "chess").glob("*.json")
     path = tmp_path / "chess" / theirs.name
-    looked = threading.Event()
+    looked, looked_again = threading.Event(), threading.Event()
 
     def kept(path: Path):
-        try:
-            return real(path)
-        finally:
-            looked.set()
+        (looked_again if looked.is_set() else looked).set()
+        return real(path)
 
     real = selfplay._kept
     monkeypatch.setattr(selfplay, "_kept", kept)
@@ -345,6 +343,7 @@ def test_who_asks_while_another_process_plays_waits_for_its_games(tmp_path, monk
         with one_at_a_time(path):
             asked = pool.submit(selfplay.puzzles, small, cache_dir=tmp_path, workers=1)
             assert looked.wait(timeout=60)
+            assert not looked_again.wait(timeout=0.2)
             path.write_bytes(theirs.read_bytes())
         assert asked.result(timeout=60) == made
 
