@@ -8,6 +8,8 @@ puzzles and seeds; and how good the answer is that is most frequent among the pu
 """
 
 import argparse
+import io
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -16,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from analysis.intervals import joint_draws
+from analysis.reading import Store, open_store
 from analysis.results import Results, load
 from sweep.spec import load_spec
 from w2s.chess.judging import Verdict, verdict
@@ -71,7 +74,7 @@ def models(results: Results, task: str) -> Mapping[str, list[str]]:
 
 def indicators(results: Results, run: str, test: pl.DataFrame, said: Said) -> np.ndarray:
     """Which verdict each test puzzle's completion gets, one-hot, shape [examples, verdicts]."""
-    predicted = results.predictions(run).filter(pl.col("split") == "test")
+    predicted = _said(open_store(results.storage), run)
     joined = test.join(predicted.select("example_id", "prediction"), on="example_id", how="left", maintain_order="left")
     one_hot = np.zeros((joined.height, len(VERDICTS)))
     for i, row in enumerate(joined.iter_rows(named=True)):
@@ -80,6 +83,13 @@ def indicators(results: Results, run: str, test: pl.DataFrame, said: Said) -> np
             said[key] = verdict(row["prompt"], row["answer"], row["prediction"] or "")
         one_hot[i, VERDICTS.index(said[key])] = 1.0
     return one_hot
+
+
+def _said(store: Store, run: str) -> pl.DataFrame:
+    """A run's final completions of the test part as texts, where the analysis has numbers for them."""
+    attempt = json.loads(store.read(f"runs/{run}/DONE"))["attempt"]
+    frame = pl.read_parquet(io.BytesIO(store.read(f"runs/{run}/attempts/{attempt}/predictions.parquet")))
+    return frame.filter((pl.col("split") == "test") & (pl.col("step") == pl.col("step").max()))
 
 
 def _bounds(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -442,7 +442,8 @@ TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
         (PROMPT, " Qh4#", "Qh4#\n", "exact"),
         (PROMPT, " Qh4#", " Qh4", "same"),
         (PROMPT, " Qh4#", " Qd8h4#", "same"),
-        (CAPTURE, " Qxf7#", " Qf7#", "same"),  # what small models often leave out
+        (CAPTURE, " Qxf7#", " Qf7#", "same"),
+        (PROMPT, " Qh4#", " Qxh4#", "same"),  # what small models often say
         (PROMPT, " Qh4#", " Nc6", "legal"),
         (PROMPT, " Qh4#", " Nc4", "illegal"),
         (PROMPT, " Qh4#", "", "illegal"),

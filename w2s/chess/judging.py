@@ -23,7 +23,7 @@ def is_mate(prompt: str, completion: str) -> bool:
 
 
 def verdict(prompt: str, answer: str, completion: str) -> Verdict:
-    """`exact` (equal but for outer white space), `same` (the answer's move in another spelling, " Qf2" for " Qxf2#"),
+    """`exact` (equal but for outer white space), `same` (the answer's move in another spelling, " Qf2#" for " Qxf2#"),
     `mate` (another legal move that mates), `legal` (any other), or `illegal`."""
     if completion.strip() == answer.strip():
         return "exact"
