@@ -1,7 +1,7 @@
 """What the completions of a finished chess sweep are: to the letter, the same move spelled otherwise, another mate, ...
 
     python benchmarks/chess_verdicts.py examples/chess.yaml
-    python benchmarks/chess_verdicts.py SPEC --storage results/chess --sweep chess-d1a83a57
+    python benchmarks/chess_verdicts.py SPEC --storage FOLDER --sweep ID
 
 A table per task, in Markdown: supervisors and ceilings by rung and students by pair, with 95 % intervals over test
 puzzles and seeds; and how good the answer is that is most frequent among the puzzles supervisors learn from.
@@ -10,6 +10,8 @@ puzzles and seeds; and how good the answer is that is most frequent among the pu
 import argparse
 import io
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -34,13 +36,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec")
     parser.add_argument("--storage", help="instead of the spec's")
-    parser.add_argument("--sweep", help="id of the sweep, where the storage holds several")
+    parser.add_argument("--sweep", help="id of the sweep, where several have the spec's name")
     args = parser.parse_args()
     spec = load_spec(args.spec)
-    results = load(args.storage or spec.storage_path, args.sweep)
+    storage = args.storage or spec.storage_path
+    results = load(storage, args.sweep or sweep_of(storage, spec.name))
     for task in spec.tasks:
         if isinstance(task, ChessTask):
             print_task(results, task)
+
+
+def sweep_of(storage: str, name: str) -> str:
+    """The only sweep of that name in a storage, which several may share."""
+    found = [sweep for sweep in open_store(storage).names("sweeps") if re.fullmatch(rf"{re.escape(name)}-\w+", sweep)]
+    if len(found) != 1:
+        sys.exit(f"{storage}: sweeps of {name}: {', '.join(found) or 'none'}; choose one with --sweep")
+    return found[0]
 
 
 def print_task(results: Results, task: ChessTask) -> None:
