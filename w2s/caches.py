@@ -4,9 +4,14 @@ import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # on Windows nothing is waited for
+    fcntl = None
 
 T = TypeVar("T")
 
@@ -50,3 +55,15 @@ def appearing_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time for one `path`, so that work which several need is done by one and
+    found by the others. It only saves work: where a file system has no locks, nobody waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also when its process is killed
+        yield

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from w2s.caches import one_at_a_time
 from w2s.config import ChessCorpus, ChessTask, SelfPlay
 from w2s.corpora import check_corpus, corpus_fingerprint, corpus_tokens, read_texts, tokenizer_for
 from w2s.errors import DataError
@@ -315,11 +318,34 @@ def test_a_corpus_has_games_of_its_own(mates):
 def test_self_play_is_made_once_and_again_if_the_cache_is_damaged(tmp_path, monkeypatch):
     small = SelfPlay(puzzles=3)
     made = selfplay.puzzles(small, cache_dir=tmp_path, workers=1)
-    (path,) = (tmp_path / "chess").iterdir()
+    (path,) = (tmp_path / "chess").glob("*.json")
     path.write_text(path.read_text()[:50])
     assert selfplay.puzzles(small, cache_dir=tmp_path, workers=1) == made
     monkeypatch.setattr(selfplay, "play", None)  # may not be called again
     assert selfplay.puzzles(small, cache_dir=tmp_path, workers=1) == made
+
+
+def test_who_asks_while_another_process_plays_waits_for_its_games(tmp_path, monkeypatch):
+    small = SelfPlay(puzzles=3)
+    made = selfplay.puzzles(small, cache_dir=tmp_path / "other", workers=1)
+    (theirs,) = (tmp_path / "other" / "chess").glob("*.json")
+    path = tmp_path / "chess" / theirs.name
+    looked, looked_again = threading.Event(), threading.Event()
+
+    def kept(path: Path):
+        (looked_again if looked.is_set() else looked).set()
+        return real(path)
+
+    real = selfplay._kept
+    monkeypatch.setattr(selfplay, "_kept", kept)
+    monkeypatch.setattr(selfplay, "play", None)  # may not be called
+    with ThreadPoolExecutor(1) as pool:
+        with one_at_a_time(path):
+            asked = pool.submit(selfplay.puzzles, small, cache_dir=tmp_path, workers=1)
+            assert looked.wait(timeout=60)
+            assert not looked_again.wait(timeout=0.2)
+            path.write_bytes(theirs.read_bytes())
+        assert asked.result(timeout=60) == made
 
 
 def test_more_puzzles_than_games_can_bring_are_refused(monkeypatch):
@@ -404,6 +430,7 @@ def test_fingerprints_change_with_what_determines_the_puzzles_and_with_nothing_e
 
 
 PROMPT = "1. f3 1... e5 2. g4 2..."
+CAPTURE = "1. e4 1... e5 2. Bc4 2... Nc6 3. Qh5 3... Nf6 4."
 # White mates with either rook, and with no other move.
 TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
 
@@ -413,7 +440,10 @@ TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
     [
         (PROMPT, " Qh4#", " Qh4#", "exact"),
         (PROMPT, " Qh4#", "Qh4#\n", "exact"),
-        (PROMPT, " Qh4#", " Qh4", "mate"),  # the same move, not to the letter
+        (PROMPT, " Qh4#", " Qh4", "same"),
+        (PROMPT, " Qh4#", " Qd8h4#", "same"),
+        (CAPTURE, " Qxf7#", " Qf7#", "same"),
+        (PROMPT, " Qh4#", " Qxh4#", "same"),  # what small models often say
         (PROMPT, " Qh4#", " Nc6", "legal"),
         (PROMPT, " Qh4#", " Nc4", "illegal"),
         (PROMPT, " Qh4#", "", "illegal"),
@@ -424,8 +454,8 @@ TWO_MATES = "k7/8/1K6/8/8/8/8/4R2R w - - 0 30 30."
 )
 def test_a_completion_is_judged_in_the_position_of_its_prompt(prompt, answer, completion, expected):
     assert judging.verdict(prompt, answer, completion) == expected
-    assert judging.judge([prompt], [answer], [completion]) == [expected in ("exact", "mate")]
-    assert judging.is_mate(prompt, completion) == (expected in ("exact", "mate"))
+    assert judging.judge([prompt], [answer], [completion]) == [expected in ("exact", "same", "mate")]
+    assert judging.is_mate(prompt, completion) == (expected in ("exact", "same", "mate"))
 
 
 def test_where_the_answer_does_not_mate_only_it_is_accepted():

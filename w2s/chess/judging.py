@@ -5,7 +5,7 @@ from typing import Literal
 
 from w2s.chess.notation import IllegalError, board_of, read_san
 
-Verdict = Literal["exact", "mate", "legal", "illegal"]
+Verdict = Literal["exact", "same", "mate", "legal", "illegal"]
 
 
 def is_mate(prompt: str, completion: str) -> bool:
@@ -23,14 +23,18 @@ def is_mate(prompt: str, completion: str) -> bool:
 
 
 def verdict(prompt: str, answer: str, completion: str) -> Verdict:
-    """`exact` (equal but for outer white space), `mate` (another legal move that mates), `legal`, or `illegal`."""
+    """`exact` (equal but for outer white space), `same` (the answer's move in another spelling, " Qf2#" for " Qxf2#"),
+    `mate` (another legal move that mates), `legal` (any other), or `illegal`."""
     if completion.strip() == answer.strip():
         return "exact"
     board = board_of(prompt)
     try:
-        board.push(read_san(board, completion.strip()))
+        move = read_san(board, completion.strip())
     except IllegalError:
         return "illegal"
+    if move == read_san(board, answer.strip()):
+        return "same"
+    board.push(move)
     return "mate" if board.is_checkmate() else "legal"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from w2s.caches import appearing_whole
+from w2s.caches import appearing_whole, one_at_a_time
 from w2s.chess.notation import require_chess, san_line
 from w2s.config import SelfPlay
 from w2s.errors import DataError
@@ -70,22 +70,34 @@ def puzzles(
     Raises:
         DataError: python-chess is not installed.
     """
-    path = cache_dir / "chess" / f"{self_play_fingerprint(settings, role=role)}.json" if cache_dir else None
-    if path is not None:
-        try:
-            return [Puzzle(tuple(moves), answer, fen) for moves, answer, fen in json.loads(path.read_text())]
-        except (OSError, ValueError, TypeError):
-            pass  # not there, or damaged: a cache may always be made again
-    require_chess()
-    shards = _shards(settings, role, workers or (_cpus() if settings.puzzles > _FEW else 1))
-    try:
-        made = _distinct(shards, settings.puzzles)
-    finally:
-        shards.close()  # ends the processes
-    if path is not None:
+    if cache_dir is None:
+        return _made(settings, role, workers)
+    path = cache_dir / "chess" / f"{self_play_fingerprint(settings, role=role)}.json"
+    if (kept := _kept(path)) is not None:
+        return kept
+    with one_at_a_time(path):  # all rungs that start together want the same games
+        if (kept := _kept(path)) is not None:
+            return kept
+        made = _made(settings, role, workers)
         with appearing_whole(path) as temporary:
             temporary.write_text(json.dumps([(p.moves, p.answer, p.fen) for p in made]))
     return made
+
+
+def _kept(path: Path) -> list[Puzzle] | None:
+    try:
+        return [Puzzle(tuple(moves), answer, fen) for moves, answer, fen in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None  # not there, or damaged: a cache may always be made again
+
+
+def _made(settings: SelfPlay, role: Role, workers: int | None) -> list[Puzzle]:
+    require_chess()
+    shards = _shards(settings, role, workers or (_cpus() if settings.puzzles > _FEW else 1))
+    try:
+        return _distinct(shards, settings.puzzles)
+    finally:
+        shards.close()  # ends the processes
 
 
 def self_play_fingerprint(settings: SelfPlay, *, role: Role = Role.PUZZLES) -> str:
