@@ -5,6 +5,7 @@ share the work therefore changes nothing.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SELF_PLAY_VERSION = 1
 """Part of every fingerprint; raise it when a change here gives other puzzles for the same settings."""
+
+_log = logging.getLogger("w2s")
 
 _SHARD = 64  # games; part of no result
 _FEW = 200  # puzzles that are sooner made here than processes are started
@@ -78,6 +81,9 @@ def puzzles(
     with one_at_a_time(path):  # all rungs that start together want the same games
         if (kept := _kept(path)) is not None:
             return kept
+        if settings.puzzles > _FEW:  # shown, for a plan that says nothing for minutes seems to hang
+            wanted = f"{settings.puzzles:,}"
+            _log.warning("self-play: looking for %s puzzles, some minutes, once; kept in %s", wanted, path)
         made = _made(settings, role, workers)
         with appearing_whole(path) as temporary:
             temporary.write_text(json.dumps([(p.moves, p.answer, p.fen) for p in made]))
