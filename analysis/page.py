@@ -78,7 +78,8 @@ def html_cell(row: Mapping[str, Any], column: Column) -> str:
     value = row[column.name]
     more = ""
     if value is None:
-        text = "no gap" if column.name == "pgr" else "\u2013"
+        # Where not even a gap could be measured, none is denied.
+        text = "no gap" if column.name == "pgr" and row.get("has_gap", False) is not None else "\u2013"
     elif column.kind == "count":
         text = f"{value:,}"
     elif column.kind == "big":

@@ -19,6 +19,7 @@ from analysis.intervals import Draws, Interval, joint_draws, seed_noise
 from analysis.metrics import DECLARED, Confusion
 from analysis.results import Asked, Results, SharedTest
 from analysis.rows import pgr, triples
+from analysis.wording import counted, estimated, over_all
 
 ACCURACY, ACCEPTED = "accuracy", "accepted"
 SCORES = ("weak_score", "student_score", "ceiling_score")
@@ -213,3 +214,49 @@ def _per_run(
         for name in of_classes:
             found[name, view] = DECLARED[name].of(outcomes, asked.unsafe_label or 0)
     return {key: (float(values[0]), values[1:]) for key, values in found.items()}
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def score_findings(scores: pl.DataFrame) -> list[str]:
+    """A sentence per score beside accuracy, from rows of `by_metric` of one section."""
+    rows = {(row["method"], row["metric"]): row for row in scores.filter(pl.col("weak").is_null()).to_dicts()}
+    methods = list(dict.fromkeys(method for method, _ in rows))
+    lines = []
+    for name in dict.fromkeys(metric for _, metric in rows if metric != ACCURACY):
+        first = rows[methods[0], name]
+        exact = rows if name == ACCEPTED else {}
+        students = [
+            _said(rows[m, name], "student_score", exact.get((m, ACCURACY))) + f" ({m})" for m in methods[:_SAID]
+        ]
+        more = f" and {counted(len(methods) - _SAID, 'more method')} in the table" if len(methods) > _SAID else ""
+        ends = [_said(first, f"{role}_score", exact.get((methods[0], ACCURACY))) for role in ("weak", "ceiling")]
+        lines.append(
+            f"{_opening(first)}, {_mean_over(first)}: supervisors {ends[0]}, students {', '.join(students)}{more},"
+            f" ceilings {ends[1]}."
+        )
+    return lines
+
+
+_SAID = 3
+"""Methods in a sentence."""
+
+
+def _opening(row: dict[str, Any]) -> str:
+    name = row["metric"]
+    if name == ACCEPTED:
+        return "Any accepted answer counted (in parentheses: exact match)"
+    title = TITLES[name][0].upper() + TITLES[name][1:]
+    of = "" if row["n_scored"] == row["n_test"] else f"; {row['n_scored']:,} of {row['n_test']:,} test examples"
+    return f"{title} ({EXPLAINED[name]}{of}; {'higher' if row['higher_is_better'] else 'lower'} is better)"
+
+
+def _mean_over(row: dict[str, Any]) -> str:
+    return "of the only pair" if row["n_pairs"] == 1 else f"mean {over_all(row['n_pairs'], 'pair')}"
+
+
+def _said(row: dict[str, Any], name: str, exact: dict[str, Any] | None) -> str:
+    if row[name] is None:
+        return "not judged"
+    return estimated(row, name) + (f" ({exact[name]:.3f})" if exact else "")

@@ -141,8 +141,8 @@ def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     """Hash of everything that determines a task's examples and parts; no row is read.
 
-    It covers the spec but for the task's name, prompt and metrics, the bytes of the files but not where they lie, a dataset's
-    commit, the source of user-written code, and the version of this loader.
+    It covers the spec but for the task's name, prompt and metrics, the bytes of the files but not where they lie, a
+    dataset's commit, the source of user-written code, and the version of this loader.
 
     Args:
         spec: The task.
