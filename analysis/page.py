@@ -56,7 +56,7 @@ class Column:
     title: str
     name: str
     kind: str
-    """`text`, `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
+    """`text`, `label` (text in one line), `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
     there is one), `number` (as it is)."""
     explained: str = ""
     """Shown when the heading is pointed at."""
@@ -95,7 +95,7 @@ def html_cell(row: Mapping[str, Any], column: Column) -> str:
     else:
         text = str(escape(value))
     # Text is sorted as shown, other kinds by their whole value.
-    key = "" if value is None else text if column.kind == "text" else f"{value:.6g}"
+    key = "" if value is None else text if column.kind in ("text", "label") else f"{value:.6g}"
     return f'<td class="{column.kind}" data-sort="{key}">{text}{more}</td>'
 
 

@@ -479,7 +479,7 @@ _SCORE_PAIR_COLUMNS = (
     *_SCORE_COLUMNS[1:7],
 )
 _TAG_COLUMNS = (
-    Column("tag", "value", "text"),
+    Column("tag", "value", "label"),
     Column("test n", "n_test", "count"),
     Column("method", "method", "text"),
     Column("weak acc.", "weak_acc", "share"),
