@@ -228,7 +228,9 @@ def score_findings(scores: pl.DataFrame) -> list[str]:
         first = rows[methods[0], name]
         exact = rows if name == ACCEPTED else {}
         students = [
-            _said(rows[m, name], "student_score", exact.get((m, ACCURACY))) + f" ({m})" for m in methods[:_SAID]
+            _said(rows[m, name], "student_score", exact.get((m, ACCURACY)))
+            + f" ({m}{_other_pairs(rows[m, name], first)})"
+            for m in methods[:_SAID]
         ]
         more = f" and {counted(len(methods) - _SAID, 'more method')} in the table" if len(methods) > _SAID else ""
         ends = [_said(first, f"{role}_score", exact.get((methods[0], ACCURACY))) for role in ("weak", "ceiling")]
@@ -254,6 +256,11 @@ def _opening(row: dict[str, Any]) -> str:
 
 def _mean_over(row: dict[str, Any]) -> str:
     return "of the only pair" if row["n_pairs"] == 1 else f"mean {over_all(row['n_pairs'], 'pair')}"
+
+
+def _other_pairs(row: dict[str, Any], first: dict[str, Any]) -> str:
+    """Said of a method that has not as many pairs as the first, and so other supervisors and ceilings."""
+    return "" if row["n_pairs"] == first["n_pairs"] else f", of {counted(row['n_pairs'], 'pair')}"
 
 
 def _said(row: dict[str, Any], name: str, exact: dict[str, Any] | None) -> str:
