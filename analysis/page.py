@@ -56,8 +56,8 @@ class Column:
     title: str
     name: str
     kind: str
-    """`text`, `label` (text in one line), `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
-    there is one), `number` (as it is)."""
+    """`text`, `label` (text in one line), `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three
+    digits, with its interval where there is one), `number` (as it is)."""
     explained: str = ""
     """Shown when the heading is pointed at."""
 

@@ -7,8 +7,8 @@ import pytest
 import analysis
 from analysis import metrics, plots
 from analysis.report import report_files
-from analysis.scores import by_metric, score_findings
-from analysis.tags import by_tag, families, in_order, is_numeric, numeric_rows, tag_findings
+from analysis.scores import score_findings
+from analysis.tags import families, in_order, is_numeric, numeric_rows, tag_findings
 
 OPTIONS = analysis.Options(draws=200)
 PAIR = ["method", "weak", "strong"]
@@ -31,7 +31,7 @@ def safety(store_writer, small_world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(safety):
-    return by_metric(safety.results, safety.estimates)
+    return safety.scores
 
 
 def test_a_score_is_the_mean_over_seeds_of_each_runs_own(safety, scores):
@@ -117,7 +117,7 @@ def test_the_report_has_the_scores_as_tables_and_sentences(safety, without_drawi
 def test_a_sweep_that_asks_for_nothing_has_no_such_table(writer, small_world, without_drawing):
     writer.world(small_world())  # whose manifest has no such columns, as older ones
     results = analysis.load(str(writer.root), options=OPTIONS)
-    assert by_metric(results.results, results.estimates).is_empty()
+    assert results.scores.is_empty()
     assert "Beside accuracy" not in report_files(results.results, options=OPTIONS)["index.html"].decode()
 
 
@@ -194,7 +194,7 @@ def chess(store_writer, tmp_path_factory):
 
 
 def test_other_accepted_answers_are_counted_beside_exact_match(chess):
-    scores = by_metric(chess.results, chess.estimates).filter(pl.col("weak").is_not_null())
+    scores = chess.scores.filter(pl.col("weak").is_not_null())
     assert scores["metric"].unique(maintain_order=True).to_list() == ["accuracy", "accepted"]
     runs = chess.runs.group_by(pl.col("run_id").str.replace(r"-\d$", "")).agg(pl.col("accuracy", "accepted").mean())
     of = {row["run_id"]: row for row in runs.to_dicts()}
@@ -208,7 +208,7 @@ def test_other_accepted_answers_are_counted_beside_exact_match(chess):
 
 
 def test_answers_that_nobody_judged_have_no_accepted_share(chess):
-    scores = by_metric(chess.results, chess.estimates)
+    scores = chess.scores
     for row in scores.filter(method="vote", metric="accepted").to_dicts():
         assert row["weak_score"] is None
         assert row["has_gap"] is None
@@ -216,10 +216,12 @@ def test_answers_that_nobody_judged_have_no_accepted_share(chess):
         assert row["student_score"] > 0.5
     assert "supervisors 0." in score_findings(scores)[0]
     assert "supervisors not judged" in score_findings(scores.filter(method="vote"))[0]
+    fewer = scores.with_columns(n_pairs=pl.when(pl.col("method") == "vote").then(1).otherwise(3))
+    assert "(vote, of 1 pair)" in score_findings(fewer)[0]
 
 
 def test_accuracy_by_tag_is_that_of_its_examples_in_the_order_of_numbers(chess):
-    tags = by_tag(chess.results, chess.estimates)
+    tags = chess.tags
     assert tags["tag"].unique(maintain_order=True).to_list() == [*BANDS, "theme:mate", "theme:rare"]
     test = chess.results.tests["mates"]
     right = test.correct(STUDENTS)
@@ -240,7 +242,7 @@ def test_accuracy_by_tag_is_that_of_its_examples_in_the_order_of_numbers(chess):
 
 
 def test_all_examples_have_the_interval_that_they_have_as_a_whole(chess):
-    everything = by_tag(chess.results, chess.estimates).filter(tag="theme:mate", method="naive").row(0, named=True)
+    everything = chess.tags.filter(tag="theme:mate", method="naive").row(0, named=True)
     whole = chess.pairs(method="naive").row(0, named=True)
     for name in ("weak_acc", "student_acc", "ceiling_acc", "gap", "pgr"):
         for bound in ("", "_low", "_high"):
@@ -262,7 +264,7 @@ def test_rare_tags_are_left_out_of_the_page_and_said(chess, without_drawing):
 
 
 def test_the_figure_of_tags_has_a_line_for_each_role(chess):
-    rows = numeric_rows(by_tag(chess.results, chess.estimates))
+    rows = numeric_rows(chess.tags)
     figure = plots.plot_tags(rows, ["naive"], "caption")
     (ax,) = (ax for ax in figure.axes if ax.axison)
     assert [label.get_text().split("\n")[0] for label in ax.get_xticklabels()] == [b.split(":")[1] for b in BANDS]
@@ -272,7 +274,7 @@ def test_the_figure_of_tags_has_a_line_for_each_role(chess):
 
 
 def test_families_of_numbers_come_first_and_tags_without_a_family_are_one(chess):
-    tags = by_tag(chess.results, chess.estimates)
+    tags = chess.tags
     assert [family.name for family in families(tags)] == ["rating", "theme"]
     assert is_numeric(["800-999", "7", "10-19", "-1.5"])
     assert not is_numeric(["2", "of 2"])
