@@ -99,9 +99,9 @@ class Confusion(NamedTuple):
 
 def confusion(gold: ArrayLike, prediction: ArrayLike) -> Confusion:
     """Shares of the four outcomes. Both arguments hold 0 and 1, shape (example,)."""
-    gold, prediction = (array == 1 for array in _same_length(gold=gold, prediction=prediction))
-    outcomes = (gold & prediction, ~gold & prediction, ~gold & ~prediction, gold & ~prediction)
-    return Confusion(*(np.float64(outcome.mean()) for outcome in outcomes))  # type: ignore[arg-type]
+    of_1, taken_for_1 = (array == 1 for array in _same_length(gold=gold, prediction=prediction))
+    outcomes = (of_1 & taken_for_1, ~of_1 & taken_for_1, ~of_1 & ~taken_for_1, of_1 & ~taken_for_1)
+    return Confusion(*(np.asarray(outcome.mean()) for outcome in outcomes))
 
 
 def balanced_accuracy(of: Confusion) -> np.ndarray:

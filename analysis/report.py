@@ -39,6 +39,8 @@ TASK_METHODS = 3
 """Methods that get a figure with a panel per task."""
 TAG_METHODS = 3
 """Methods whose students are in the figure of tags."""
+SCORE_PAIR_ROWS = 400
+"""Rows of scores by pair up to which they are on the page; the file has all."""
 OPEN_ROWS = 40
 """Rows by tag up to which a table is open from the start."""
 SHOWN_REACHES = (2.0, 5.0, 10.0)
@@ -577,6 +579,7 @@ def _score_tables(scores: pl.DataFrame) -> dict[str, Any] | None:
         title=pl.col("metric").replace_strict(titles),
         better=pl.when("higher_is_better").then(pl.lit("higher")).otherwise(pl.lit("lower")),
     )
+    by_pair = worded.filter(pl.col("weak").is_not_null())
     explained = "; ".join(
         f"{titles[name]}: {EXPLAINED[name]}" for name in worded["metric"].unique(maintain_order=True)[1:]
     )
@@ -584,7 +587,8 @@ def _score_tables(scores: pl.DataFrame) -> dict[str, Any] | None:
         "heading": "Exact match and other accepted answers" if only_accepted else "Beside accuracy",
         "explained": explained[0].upper() + explained[1:],
         "grid": html_table(worded.filter(pl.col("weak").is_null()), _SCORE_COLUMNS),
-        "pairs": html_table(worded.filter(pl.col("weak").is_not_null()), _SCORE_PAIR_COLUMNS),
+        "pairs": html_table(by_pair, _SCORE_PAIR_COLUMNS) if by_pair.height <= SCORE_PAIR_ROWS else None,
+        "n_by_pair": by_pair.height,
     }
 
 

@@ -112,6 +112,14 @@ def test_the_report_has_the_scores_as_tables_and_sentences(safety, without_drawi
     assert "Unsafe rate (share" in said
     assert "Accuracy by tag" not in page
     assert pl.read_csv(files["tables/by_metric.csv"])["metric"].n_unique() == 4
+    assert "The same by pair" in page
+
+
+def test_a_long_table_of_scores_by_pair_is_in_the_file_only(safety, without_drawing, monkeypatch):
+    monkeypatch.setattr("analysis.report.SCORE_PAIR_ROWS", 23)
+    page = report_files(safety.results, options=OPTIONS)["index.html"].decode()
+    assert "The same by pair" not in page
+    assert "tables/by_metric.csv has the same by pair, in 24 rows." in page
 
 
 def test_a_sweep_that_asks_for_nothing_has_no_such_table(writer, small_world, without_drawing):
