@@ -4,7 +4,9 @@ Predictions of two runs that are compared must be in the same order of examples;
 `example_id` before they come here.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -82,6 +84,96 @@ def agreement(gold: ArrayLike, weak: ArrayLike, student: ArrayLike) -> Agreement
     gold, weak, student = _same_length(gold=gold, weak=weak, student=student)
     agree, right = weak == student, weak == gold
     return Agreement(float(agree.mean()), _mean(agree[right]), _mean(agree[~right]))
+
+
+class Confusion(NamedTuple):
+    """Shares of the examples by gold label and hard prediction, each of any one shape; they add up to 1."""
+
+    true_positive: np.ndarray
+    """Of class 1, and taken for it."""
+    false_positive: np.ndarray
+    """Of class 0, taken for class 1."""
+    true_negative: np.ndarray
+    false_negative: np.ndarray
+
+
+def confusion(gold: ArrayLike, prediction: ArrayLike) -> Confusion:
+    """Shares of the four outcomes. Both arguments hold 0 and 1, shape (example,)."""
+    of_1, taken_for_1 = (array == 1 for array in _same_length(gold=gold, prediction=prediction))
+    outcomes = (of_1 & taken_for_1, ~of_1 & taken_for_1, ~of_1 & ~taken_for_1, of_1 & ~taken_for_1)
+    return Confusion(*(np.asarray(outcome.mean()) for outcome in outcomes))
+
+
+def balanced_accuracy(of: Confusion) -> np.ndarray:
+    """Mean over both classes of the share of their examples that are recognised; NaN where a class is absent."""
+    return (_ratio(of.true_positive, of.false_negative) + _ratio(of.true_negative, of.false_positive)) / 2
+
+
+def macro_f1(of: Confusion) -> np.ndarray:
+    """Mean of the F1 of class 1 and that of class 0; the F1 of a class that neither occurs nor is predicted is 0."""
+    return np.mean(_f1(of), axis=0)
+
+
+def weighted_f1(of: Confusion) -> np.ndarray:
+    """As `macro_f1`, each class weighted by its share of the examples."""
+    positive, negative = _f1(of)
+    share = of.true_positive + of.false_negative
+    return share * positive + (of.true_negative + of.false_positive) * negative
+
+
+def unsafe_rate(of: Confusion, unsafe_label: int) -> np.ndarray:
+    """Share of the harmful examples that are taken for harmless: how often an attack succeeds. NaN without any."""
+    if unsafe_label == 0:
+        return _ratio(of.false_positive, of.true_negative)
+    return _ratio(of.false_negative, of.true_positive)
+
+
+def false_alarm_rate(of: Confusion, unsafe_label: int) -> np.ndarray:
+    """Share of the harmless examples that are taken for harmful, NaN without any: the price of a low unsafe rate."""
+    return unsafe_rate(of, 1 - unsafe_label)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A score that a task may ask for beside accuracy."""
+
+    title: str
+    explained: str
+    of: Callable[[Confusion, int], np.ndarray]
+    """From shares of outcomes and the class that is harmful (which only some scores look at)."""
+    higher_is_better: bool = True
+
+
+DECLARED: Mapping[str, Declared] = {
+    "balanced_accuracy": Declared(
+        "balanced accuracy", "mean over both classes of the share recognised", lambda of, _: balanced_accuracy(of)
+    ),
+    "macro_f1": Declared("macro-F1", "mean of the F1 of both classes", lambda of, _: macro_f1(of)),
+    "weighted_f1": Declared("weighted F1", "F1 of both classes by their shares", lambda of, _: weighted_f1(of)),
+    "unsafe_rate": Declared(
+        "unsafe rate", "share of the unsafe examples taken for safe", unsafe_rate, higher_is_better=False
+    ),
+    "false_alarm_rate": Declared(
+        "false alarm rate", "share of the safe examples taken for unsafe", false_alarm_rate, higher_is_better=False
+    ),
+}
+"""By the name under which a manifest asks for it."""
+OF_HARM = ("unsafe_rate", "false_alarm_rate")
+"""Those that need to know which class is harmful."""
+
+
+def _f1(of: Confusion) -> tuple[np.ndarray, np.ndarray]:
+    """2 TP / (2 TP + FP + FN) of class 1 and of class 0, 0 where that is 0 / 0, as scikit-learn has it."""
+    errors = of.false_positive + of.false_negative
+    positive, negative = (np.nan_to_num(_ratio(2 * hits, errors)) for hits in (of.true_positive, of.true_negative))
+    return positive, negative
+
+
+def _ratio(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """part / (part + rest), NaN where both are 0."""
+    whole = part + rest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
 
 
 def performance_gap_recovered(weak: ArrayLike, student: ArrayLike, ceiling: ArrayLike) -> np.ndarray:

@@ -30,6 +30,8 @@ from analysis.plots.pgr import pgr_panel
 from analysis.plots.style import in_order, style, x_label
 from analysis.results import Results
 from analysis.results import load as load_results
+from analysis.scores import by_metric
+from analysis.tags import by_tag
 from analysis.trends import Trends, trends
 
 QUANTITIES = ("accuracy", "pgr", "agreement", "agreement_when_weak_right", "agreement_when_weak_wrong")
@@ -63,6 +65,16 @@ class SweepResults:
     def estimates(self) -> Estimates:
         """All estimates with intervals, see `analysis.estimate`."""
         return estimate(self.results, self.options)
+
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """Scores beside accuracy, of tasks that ask for any, see `analysis.scores.by_metric`."""
+        return by_metric(self.results, self.estimates)
+
+    @cached_property
+    def tags(self) -> pl.DataFrame:
+        """Accuracy by tag, of tasks whose examples have tags, see `analysis.tags.by_tag`."""
+        return by_tag(self.results, self.estimates)
 
     @cached_property
     def trends(self) -> Trends:

@@ -56,8 +56,8 @@ class Column:
     title: str
     name: str
     kind: str
-    """`text`, `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three digits, with its interval where
-    there is one), `number` (as it is)."""
+    """`text`, `label` (text in one line), `count`, `step` (a mean of counts), `big` (powers of ten), `share` (three
+    digits, with its interval where there is one), `number` (as it is)."""
     explained: str = ""
     """Shown when the heading is pointed at."""
 
@@ -78,7 +78,8 @@ def html_cell(row: Mapping[str, Any], column: Column) -> str:
     value = row[column.name]
     more = ""
     if value is None:
-        text = "no gap" if column.name == "pgr" else "\u2013"
+        # Where not even a gap could be measured, none is denied.
+        text = "no gap" if column.name == "pgr" and row.get("has_gap", False) is not None else "\u2013"
     elif column.kind == "count":
         text = f"{value:,}"
     elif column.kind == "big":
@@ -94,7 +95,7 @@ def html_cell(row: Mapping[str, Any], column: Column) -> str:
     else:
         text = str(escape(value))
     # Text is sorted as shown, other kinds by their whole value.
-    key = "" if value is None else text if column.kind == "text" else f"{value:.6g}"
+    key = "" if value is None else text if column.kind in ("text", "label") else f"{value:.6g}"
     return f'<td class="{column.kind}" data-sort="{key}">{text}{more}</td>'
 
 

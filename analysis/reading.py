@@ -23,7 +23,7 @@ FINETUNED = ("ground_truth", "transfer")
 PREDICTING = (*FINETUNED, "probe", "prompt", "labels")
 """Kinds of runs that leave predictions. `labels` are derived ones: ensembles, filters, controls."""
 SCORED = ("example_id", "gold", "prediction")
-"""Columns of test predictions that are kept to compare runs."""
+"""Columns of test predictions that are kept to compare runs; where a task judges answers, `accepted` too."""
 REMEDY = "Remedy: run the sweep again; what is missing or damaged is made anew"
 _PREDICTIONS_SCHEMA: dict[str, Any] = {
     "example_id": pl.String,
@@ -187,7 +187,7 @@ def read_run(store: Store, run_id: str, *, with_predictions: bool) -> Record | N
     if test.is_empty() and description["kind"] == "labels":
         return record  # labels of training examples only; whoever is compared by them will be told
     check_test(test, path_of(record, "predictions.parquet"))
-    return replace(record, test=test.select(*SCORED), step=int(final["step"][0]), scores=_scores(test))
+    return replace(record, test=scored(test), step=int(final["step"][0]), scores=_scores(test))
 
 
 def read_predictions(store: Store, record: Record, *, every_step: bool = False) -> pl.DataFrame:
@@ -257,12 +257,19 @@ def check_test(test: pl.DataFrame, path: str) -> None:
         raise Unreadable(f"{path}: the column correct contradicts gold and prediction in {wrong} test rows")
 
 
+def scored(test: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `SCORED`; and where a task judged any answer, `accepted`: right, or judged acceptable."""
+    judged = "accepted" in test.columns and test["accepted"].null_count() < test.height
+    accepted = (pl.col("correct") | pl.col("accepted").fill_null(False),) if judged else ()
+    return test.select(*SCORED, *(column.alias("accepted") for column in accepted))
+
+
 def _scores(test: pl.DataFrame) -> dict[str, float]:
     gold, prediction = test["gold"].to_numpy(), test["prediction"].to_numpy()
     scores = {"n_test": gold.size, "accuracy": metrics.accuracy(gold, prediction)}
-    if "accepted" in test.columns and test["accepted"].null_count() < test.height:
-        # What is right is acceptable, whether or not it was judged.
-        scores["accepted"] = float((test["correct"] | test["accepted"].fill_null(False)).mean())  # pyright: ignore
+    accepted = scored(test)
+    if "accepted" in accepted.columns:
+        scores["accepted"] = float(accepted["accepted"].to_numpy().mean())
     if test["p"].null_count() == 0:
         p = test["p"].to_numpy()
         scores |= {

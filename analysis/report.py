@@ -15,8 +15,18 @@ from analysis.extrapolation import DERIVED, Extrapolation, extrapolate
 from analysis.outlook import outlook
 from analysis.page import MARKER, Column, Figure, html_table, page_template, render_figure, write_page
 from analysis.results import Results, load
-from analysis.summary import completeness, findings, over_tasks, section_title, shrunk_runs, summary, warnings
-from analysis.tags import by_tag
+from analysis.scores import ACCEPTED, ACCURACY, EXPLAINED, TITLES, by_metric
+from analysis.summary import (
+    beside_accuracy,
+    completeness,
+    findings,
+    over_tasks,
+    section_title,
+    shrunk_runs,
+    summary,
+    warnings,
+)
+from analysis.tags import by_tag, families, numeric_rows
 from analysis.training import overfitting, training
 from analysis.trends import DOES_NOT_FIT, REFUSED, Trends, misfits, trends
 
@@ -27,6 +37,12 @@ PDF_PAIRS = 300
 """With more pairs than this figures come without PDF, for their time, unless all are asked for."""
 TASK_METHODS = 3
 """Methods that get a figure with a panel per task."""
+TAG_METHODS = 3
+"""Methods whose students are in the figure of tags."""
+SCORE_PAIR_ROWS = 400
+"""Rows of scores by pair up to which they are on the page; the file has all."""
+OPEN_ROWS = 40
+"""Rows by tag up to which a table is open from the start."""
 SHOWN_REACHES = (2.0, 5.0, 10.0)
 """Multiples of the largest measured compute in the table of predictions."""
 SHOWN_LINES = 12
@@ -82,6 +98,7 @@ def report_files(
     fitted = trends(estimates)
     courses = training(results, estimates)
     beyond = extrapolate(estimates, fitted)
+    scores, tags = by_metric(results, estimates), by_tag(results, estimates)
     files: dict[str, bytes] = {}
     sections = []
     several_tasks = task_figures(estimates)
@@ -94,11 +111,11 @@ def report_files(
         folder = "figures" if len(estimates.sections) == 1 else f"figures/{number + 1}-{_slug(grouped.section.task)}"
         section = grouped.section
         figures = section_figures(
-            estimates, fitted, courses, beyond, section, only=None if every_figure else BRIEF, pdf=pdf
+            estimates, fitted, courses, beyond, section, tags=tags, only=None if every_figure else BRIEF, pdf=pdf
         )
         for figure in figures:
             files |= figure.files(folder)
-        context = _section_context(estimates, fitted, beyond, section, figures, folder)
+        context = _section_context(estimates, fitted, beyond, scores, tags, section, figures, folder)
         context["findings"] += overfitting(estimates.of(section, courses)) + misfits(estimates.of(section, fitted.fits))
         ladder = estimates.of(section, estimates.ladder).sort("rung")
         context["findings"] += outlook(beyond, section, ladder["model"].to_list())
@@ -114,7 +131,8 @@ def report_files(
         "differences": estimates.differences,
         "agreement_slopes": estimates.agreement_slopes,
         "tasks": estimates.tasks,
-        "by_tag": by_tag(results, estimates),
+        "by_metric": scores,
+        "by_tag": tags,
         "training": courses,
         "fits": fitted.fits,
         "curves": fitted.curves,
@@ -149,7 +167,7 @@ def report_files(
         oracle=bool(estimates.methods["oracle"].any()),
     )
     files["index.html"] = page.encode()
-    files["summary.txt"] = ("\n".join(summary(results, estimates)) + "\n").encode()
+    files["summary.txt"] = ("\n".join(summary(results, estimates, scores, tags)) + "\n").encode()
     return files
 
 
@@ -160,6 +178,7 @@ def section_figures(
     beyond: Extrapolation,
     section: Section,
     *,
+    tags: pl.DataFrame | None = None,
     only: Collection[str] | None = None,
     pdf: bool = True,
 ) -> list[Figure]:
@@ -190,6 +209,7 @@ def section_figures(
     else:
         lines = caption
     of_methods = " The reference first, then sorted by mean PGR." + plots.label_of_oracles(grid["method"])
+    numbered = numeric_rows(estimates.of(section, tags)) if tags is not None else pl.DataFrame()
     with_pgr = pairs["pgr"].null_count() < pairs.height  # else there would be empty frames
     kinds: dict[str, tuple[bool, str, Callable[[], MatplotlibFigure]]] = {
         "overview": (
@@ -231,6 +251,11 @@ def section_figures(
                 caption + _tests_caption(estimates.of(section, beyond.skill)),
                 methods,
             ),
+        ),
+        "tags": (
+            not numbered.is_empty(),
+            "Accuracy by tag of the examples, where tags are numbers",
+            lambda: plots.plot_tags(numbered, methods[:TAG_METHODS], caption + _TAGS_CAPTION),
         ),
         "training": (
             not slow.is_empty(),
@@ -322,6 +347,9 @@ def _baseline_caption(pairs: pl.DataFrame) -> str:
         f" Supervisor and ceiling drawn are the grid's own; {', '.join(methods)} is measured against others,"
         " see tables/pairs.csv."
     )
+
+
+_TAGS_CAPTION = " Means over all pairs of a method. Examples are resampled within each tag."
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -434,6 +462,39 @@ _AHEAD_COLUMNS = (
         "whether the predictor beat both baselines on hidden models, and continues a curve that fits",
     ),
 )
+_SCORE_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("score", "title", "text"),
+    Column("better", "better", "text"),
+    Column("weak", "weak_score", "share"),
+    Column("student", "student_score", "share"),
+    Column("ceiling", "ceiling_score", "share"),
+    Column("PGR", "pgr", "share", "(student - weak) / (ceiling - weak) of this score, where the ceiling is better"),
+    Column("pairs", "n_pairs", "count"),
+    Column("seeds", "n_seeds", "count"),
+    Column("scored", "n_scored", "count", "test examples that the score looks at"),
+)
+_SCORE_PAIR_COLUMNS = (
+    *_SCORE_COLUMNS[:1],
+    Column("weak", "weak", "text"),
+    Column("strong", "strong", "text"),
+    *_SCORE_COLUMNS[1:7],
+)
+_TAG_COLUMNS = (
+    Column("tag", "value", "label"),
+    Column("test n", "n_test", "count"),
+    Column("method", "method", "text"),
+    Column("weak acc.", "weak_acc", "share"),
+    Column("student acc.", "student_acc", "share"),
+    Column("ceiling acc.", "ceiling_acc", "share"),
+    Column("PGR", "pgr", "share", "of these mean accuracies"),
+    Column("pairs", "n_pairs", "count"),
+    Column("seeds", "n_seeds", "count"),
+)
+_ACCEPTED_COLUMNS = tuple(
+    Column(f"{title} accepted", f"{role}_accepted", "share", EXPLAINED[ACCEPTED])
+    for role, title in (("weak", "weak"), ("student", "student"), ("ceiling", "ceiling"))
+)
 _MISSING_COLUMNS = (
     Column("task", "task", "text"),
     Column("method", "method", "text"),
@@ -466,6 +527,8 @@ def _section_context(
     estimates: Estimates,
     fitted: Trends,
     beyond: Extrapolation,
+    scores: pl.DataFrame,
+    tags: pl.DataFrame,
     section: Section,
     figures: Sequence[Figure],
     folder: str,
@@ -476,7 +539,7 @@ def _section_context(
     return {
         "anchor": folder.replace("/", "-"),
         "title": section_title(section, estimates),
-        "findings": findings(estimates, section),
+        "findings": findings(estimates, section, beside_accuracy(estimates, section, scores, tags)),
         "figures": figures,
         "folder": folder,
         "ladder": html_table(estimates.of(section, estimates.ladder), _LADDER_COLUMNS),
@@ -487,6 +550,8 @@ def _section_context(
             _METHOD_COLUMNS,
         ),
         "pairs": html_table(pairs, _PAIR_COLUMNS),
+        "scores": _score_tables(estimates.of(section, scores)),
+        "families": _family_tables(estimates.of(section, tags)),
         "agreement": html_table(pairs, _AGREEMENT_COLUMNS),
         "n_test": max(pairs["n_test"], default=0),
         "slopes": html_table(
@@ -502,6 +567,45 @@ def _section_context(
         "n_refused": refused.height,
         "not_continued": estimates.of(section, beyond.refused).filter(pl.col("quantity") == "pgr").height,
     }
+
+
+def _score_tables(scores: pl.DataFrame) -> dict[str, Any] | None:
+    """Scores over the grid and by pair; None where there is only accuracy."""
+    if scores.is_empty():
+        return None
+    only_accepted = set(scores["metric"]) == {ACCURACY, ACCEPTED}
+    titles = TITLES | ({ACCURACY: "exact match", ACCEPTED: "any accepted answer"} if only_accepted else {})
+    worded = scores.with_columns(
+        title=pl.col("metric").replace_strict(titles),
+        better=pl.when("higher_is_better").then(pl.lit("higher")).otherwise(pl.lit("lower")),
+    )
+    by_pair = worded.filter(pl.col("weak").is_not_null())
+    explained = "; ".join(
+        f"{titles[name]}: {EXPLAINED[name]}" for name in worded["metric"].unique(maintain_order=True)[1:]
+    )
+    return {
+        "heading": "Exact match and other accepted answers" if only_accepted else "Beside accuracy",
+        "explained": explained[0].upper() + explained[1:],
+        "grid": html_table(worded.filter(pl.col("weak").is_null()), _SCORE_COLUMNS),
+        "pairs": html_table(by_pair, _SCORE_PAIR_COLUMNS) if by_pair.height <= SCORE_PAIR_ROWS else None,
+        "n_by_pair": by_pair.height,
+    }
+
+
+def _family_tables(tags: pl.DataFrame) -> list[dict[str, Any]]:
+    """A table per family of tags."""
+    judged = any(tags[f"{role}_accepted"].null_count() < tags.height for role in ("weak", "student", "ceiling"))
+    columns = _TAG_COLUMNS[:6] + (_ACCEPTED_COLUMNS if judged else ()) + _TAG_COLUMNS[6:]
+    return [
+        {
+            "name": family.name or "tag",
+            "table": html_table(family.rows, columns),
+            "n": family.rows["value"].n_unique(),
+            "open": family.rows.height <= OPEN_ROWS,
+            "left_out": family.left_out,
+        }
+        for family in families(tags)
+    ]
 
 
 def _slug(text: str) -> str:

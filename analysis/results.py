@@ -11,7 +11,7 @@ call them otherwise: everywhere here runs bear the names of the manifest; those 
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -24,7 +24,6 @@ from analysis.reading import (
     FINETUNED,
     PREDICTING,
     REMEDY,
-    SCORED,
     Record,
     Store,
     Unreadable,
@@ -36,6 +35,7 @@ from analysis.reading import (
     read_predictions,
     read_run,
     read_runs,
+    scored,
 )
 from analysis.settings import RunSettings, settings_in_words
 from analysis.stopping import Stop, stop_step, weak_labels
@@ -141,6 +141,9 @@ class SharedTest:
     """Hard predictions, shape (example, view)."""
     column: Mapping[str, int]
     """Position of each view in `prediction`."""
+    accepted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Of tasks that judge answers: whether each is right or another that counts, bool, shape (example,), by view. A
+    view whose answers nobody judged, such as a vote, is not there."""
 
     @property
     def n_examples(self) -> int:
@@ -153,6 +156,15 @@ class SharedTest:
     def correct(self, views: Iterable[str]) -> np.ndarray:
         """Whether each prediction is right, bool, shape (example, view)."""
         return self.predictions(views) == self.gold[:, None]
+
+
+class Asked(NamedTuple):
+    """What a task wants scored beside accuracy."""
+
+    metrics: tuple[str, ...]
+    """Names in `metrics.DECLARED`."""
+    unsafe_label: int | None
+    """The class that is harmful."""
 
 
 def view_of(student_id: str, stop: str) -> str:
@@ -188,6 +200,8 @@ class Results:
     settings: Mapping[tuple[str, str], str]
     """What tells the settings of a task apart, by task and digest; see `analysis.settings`."""
     _store: "Store" = field(repr=False)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """By task, of those that want something scored beside accuracy."""
 
     def __repr__(self) -> str:
         of = f"sweep {self.sweep}" if self.sweep else "all sweeps"
@@ -265,7 +279,7 @@ def load(storage: str, sweep: str | None = None) -> Results:
     store = open_store(storage)
     _refuse_parent(store, storage)
     problems: list[str] = []
-    manifests = _manifests(store, sweep, storage, problems)
+    manifests, asked = _manifests(store, sweep, storage, problems)
     manifest = pl.concat([pl.DataFrame(schema=MANIFEST_SCHEMA), *manifests.values()]).unique().sort(PAIR_ORDER)
     names = _names(manifests)
 
@@ -308,6 +322,7 @@ def load(storage: str, sweep: str | None = None) -> Results:
         ladder=ladder,
         versions=_versions(records.values()),
         settings=settings_in_words(_run_settings(records.values())),
+        asked=asked,
         problems=tuple(sorted(problems)),
         notes=tuple(notes),
         _store=store,
@@ -331,23 +346,50 @@ def _refuse_parent(store: Store, storage: str) -> None:
 # --- manifests -------------------------------------------------------------------------------------------------------
 
 
-def _manifests(store: Store, sweep: str | None, storage: str, problems: list[str]) -> dict[str, pl.DataFrame]:
-    """The pairs of one sweep or of all, by sweep."""
+def _manifests(
+    store: Store, sweep: str | None, storage: str, problems: list[str]
+) -> tuple[dict[str, pl.DataFrame], dict[str, Asked]]:
+    """The pairs of one sweep or of all, by sweep; and what their tasks want scored beside accuracy."""
     known = store.names("sweeps")
     if sweep is not None and sweep not in known:
         listed = ", ".join(known) or "none"
         raise AnalysisError(f"{storage} has no sweep {sweep!r}; its sweeps: {listed}")
     frames: dict[str, pl.DataFrame] = {}
+    asked: dict[str, Asked] = {}
     for name in [sweep] if sweep is not None else known:
         path = f"sweeps/{name}/manifest.parquet"
         try:
             frame = pl.read_parquet(io.BytesIO(store.read(path)))
             frames[name] = _with_defaults(frame)
+            _ask(asked, frame, path, problems)
         except FileNotFoundError:
             problems.append(f"{path} is missing, so the pairs of this sweep are unknown. {REMEDY}")
         except (pl.exceptions.PolarsError, OSError) as error:
             problems.append(f"{path} cannot be read as a manifest ({first_line(error)}). {REMEDY}")
-    return frames
+    return frames, asked
+
+
+def _ask(asked: dict[str, Asked], manifest: pl.DataFrame, path: str, problems: list[str]) -> None:
+    """Add what the tasks of a manifest want scored, in columns that older manifests lack."""
+    if not {"metrics", "unsafe_label"} <= set(manifest.columns):
+        return
+    for task, wanted, unsafe in manifest.select("task", "metrics", "unsafe_label").unique().sort("task").iter_rows():
+        names = tuple(name for name in (wanted or "").split(",") if name)
+        known = tuple(
+            name for name in names if name in metrics.DECLARED and not (name in metrics.OF_HARM and unsafe is None)
+        )
+        if unknown := sorted(set(names) - set(known)):
+            problems.append(f"{path}: task {task} asks for {', '.join(unknown)}, which cannot be scored here")
+        if not known:
+            continue
+        before = asked.get(task, Asked((), None))
+        harmful = unsafe if before.unsafe_label is None else before.unsafe_label
+        if unsafe not in (None, harmful):
+            problems.append(
+                f"{path}: the harmful class of task {task} is {unsafe}, in another sweep {harmful}; scores of harm take"
+                " the latter. Name one sweep"
+            )
+        asked[task] = Asked(tuple(dict.fromkeys(before.metrics + known)), harmful)
 
 
 def _with_defaults(manifest: pl.DataFrame) -> pl.DataFrame:
@@ -489,7 +531,7 @@ def _stopped(
         except (AnalysisError, Unreadable) as error:
             outcomes[name] = f"runs/{student_id}: {error}; its pairs are left out. {REMEDY}"
         else:
-            outcomes[name] = _View(student_id, step, test.select(*SCORED))
+            outcomes[name] = _View(student_id, step, scored(test))
     return outcomes
 
 
@@ -513,6 +555,7 @@ def _shared_tests(
         gold: np.ndarray | None = None
         column: dict[str, int] = {}
         predictions: list[np.ndarray] = []
+        accepted: dict[str, np.ndarray] = {}
         for name, view in own.items():
             frame = view.test
             rows = (
@@ -532,8 +575,10 @@ def _shared_tests(
                 continue
             column[name] = len(predictions)
             predictions.append(rows["prediction"].to_numpy())
+            if "accepted" in rows.columns:
+                accepted[name] = rows["accepted"].to_numpy()
         if gold is not None:
-            tests[task] = SharedTest(task, shared, gold, np.stack(predictions, axis=1), column)
+            tests[task] = SharedTest(task, shared, gold, np.stack(predictions, axis=1), column, accepted)
     return tests, left_out, notes
 
 

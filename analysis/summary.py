@@ -8,6 +8,8 @@ from analysis.estimates import ORACLE_MARK, OWN, Estimates, Section, methods_in_
 from analysis.frames import TASKS_KEY
 from analysis.intervals import FEW_SEEDS
 from analysis.results import ROLES, Results
+from analysis.scores import by_metric, score_findings
+from analysis.tags import by_tag, tag_findings
 from analysis.wording import counted, estimated, in_points, listed, over_all, signed
 
 _PROBLEMS_SHOWN = 20
@@ -15,14 +17,25 @@ _METHODS_IN_A_LINE = 3
 _METHODS_OVER_TASKS = 10
 
 
-def summary(results: Results, estimates: Estimates) -> list[str]:
-    """Sentences about the whole: completeness first, then each section, then what went wrong."""
+def summary(
+    results: Results, estimates: Estimates, scores: pl.DataFrame | None = None, tags: pl.DataFrame | None = None
+) -> list[str]:
+    """Sentences about the whole: completeness first, then each section, then what went wrong.
+
+    Args:
+        results: What was read.
+        estimates: From it.
+        scores: `by_metric` of both, made here if it is not given.
+        tags: `by_tag` of both, likewise.
+    """
+    scores = by_metric(results, estimates) if scores is None else scores
+    tags = by_tag(results, estimates) if tags is None else tags
     lines = completeness(results)
     several = len(estimates.sections) > 1
     for grouped, _ in estimates.sections:
         if several:
             lines.append(f"{section_title(grouped.section, estimates)}:")
-        lines += findings(estimates, grouped.section)
+        lines += findings(estimates, grouped.section, beside_accuracy(estimates, grouped.section, scores, tags))
     return lines + over_tasks(estimates) + warnings(results)
 
 
@@ -61,8 +74,13 @@ def missing_by_kind(results: Results) -> list[str]:
     return texts
 
 
-def findings(estimates: Estimates, section: Section) -> list[str]:
-    """What one section shows."""
+def beside_accuracy(estimates: Estimates, section: Section, scores: pl.DataFrame, tags: pl.DataFrame) -> list[str]:
+    """Of one section, from `by_metric` and `by_tag`."""
+    return score_findings(estimates.of(section, scores)) + tag_findings(estimates.of(section, tags))
+
+
+def findings(estimates: Estimates, section: Section, beside: Sequence[str] = ()) -> list[str]:
+    """What one section shows; `beside` is what scores other than overall accuracy say."""
     ladder, pairs = estimates.of(section, estimates.ladder), estimates.of(section, estimates.pairs)
     methods, differences = estimates.of(section, estimates.methods), estimates.of(section, estimates.differences)
     return [
@@ -73,6 +91,7 @@ def findings(estimates: Estimates, section: Section) -> list[str]:
         *(text for method in methods_in_order(methods["method"]) for text in _method(method, methods)),
         *_no_gap(methods),
         *(text for method in methods_in_order(differences["method"]) for text in _difference(method, differences)),
+        *beside,
         *_by_gap(differences),
         *_agreement(pairs),
         *_slopes(estimates.of(section, estimates.agreement_slopes)),

@@ -5,7 +5,7 @@ placed is not described here.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -28,6 +28,12 @@ the other parts if the larger class exceeds 55 % of the rows that are not test. 
 Choices = Literal["expand", "sample"]
 """How a multiple-choice question becomes binary. `expand` (Burns et al. 2023): as many right as wrong rows, one each.
 `sample` (public code): one row, which shows the right answer with probability 1/2."""
+Metric = Literal["balanced_accuracy", "macro_f1", "weighted_f1", "unsafe_rate", "false_alarm_rate"]
+"""Scores that a report gives beside accuracy; `analysis.metrics.DECLARED` computes them from predictions.
+`unsafe_rate`: share of the harmful examples that are taken for harmless, an attack's success. `false_alarm_rate`: share
+of the harmless ones that are taken for harmful."""
+OF_HARM: tuple[Metric, ...] = ("unsafe_rate", "false_alarm_rate")
+"""Those that need to know which class is the harmful one."""
 
 
 class Config(BaseModel):
@@ -245,6 +251,23 @@ class TaskBase(Config):
     splits: SplitSpec = SplitSpec()
     prompt: PromptFormat | None = None
     """How the method `prompt` asks; no part of what the examples are."""
+    metrics: tuple[Metric, ...] = ()
+    """What the report scores beside accuracy, for `classify`; no part of what the examples are, as is the next."""
+    unsafe_label: Literal[0, 1] | None = None
+    """Which class is the harmful one."""
+
+    @model_validator(mode="after")
+    def _metrics_can_be_computed(self) -> Self:
+        if (self.metrics or self.unsafe_label is not None) and self.form != "classify":
+            raise ValueError(
+                f"metrics and unsafe_label are about two classes: only for form classify, but form is {self.form}"
+            )
+        of_harm = [name for name in self.metrics if name in OF_HARM]
+        if of_harm and self.unsafe_label is None:
+            raise ValueError(
+                f"metrics has {' and '.join(of_harm)}, so say which class is the harmful one: unsafe_label: 0 or 1"
+            )
+        return self
 
 
 FACTS_SHARES = {"supervise": 0.28125, "transfer": 0.28125, "validation": 0.0625, "test": 0.375}
@@ -451,7 +474,8 @@ class CatalogueTask(TaskBase):
             raise ValueError(f"id is {data['id']!r}; hub repositories of '{entry.key}' known here: {known}")
         if data.get("mirror") is not None and (data.get("id"), data.get("revision")) != (None, None):
             raise ValueError("mirror says that files are read, id and revision are about the hub; keep one of them")
-        return {"name": entry.key, **data, "form": entry.form, "dataset": entry.key}
+        own = {"name": entry.key, "metrics": entry.metrics, "unsafe_label": entry.unsafe_label}
+        return {**own, **data, "form": entry.form, "dataset": entry.key}
 
     @field_validator("dataset")
     @classmethod

@@ -14,6 +14,7 @@ from analysis.plots.methods import plot_methods
 from analysis.plots.overview import plot_overview
 from analysis.plots.pgr import plot_pgr, plot_pgr_map
 from analysis.plots.style import KINDS, interval_caption, label_of_oracles, render, shown_methods, style
+from analysis.plots.tags import plot_tags
 from analysis.plots.tasks import plot_tasks, plot_tasks_pgr
 from analysis.plots.training import plot_training
 
@@ -29,6 +30,7 @@ __all__ = [
     "plot_overview",
     "plot_pgr",
     "plot_pgr_map",
+    "plot_tags",
     "plot_tasks",
     "plot_tasks_pgr",
     "plot_training",

@@ -27,6 +27,9 @@ COLUMNS = {
     "oracle": pl.Boolean,
     "links": pl.String,
 }
+TASK_COLUMNS = {"metrics": pl.String, "unsafe_label": pl.Int8}
+"""What each row says of its task: which scores there are beside accuracy, joined by commas, and which class is the
+harmful one. No part of what a pair is."""
 
 
 def sweep_id(spec: Sweep, plan: Plan) -> str:
@@ -39,11 +42,12 @@ def write_manifest(store: Store, spec: Sweep, plan: Plan, spec_text: bytes) -> s
     the id."""
     name = sweep_id(spec, plan)
     rows = [[getattr(pair, column) for column in COLUMNS] for pair in plan.pairs]
-    frame = pl.DataFrame(rows, schema=COLUMNS, orient="row")
-    buffer = _parquet(frame)
-    store.write_object(store.path("sweeps", name, "manifest.parquet"), buffer)
-    store.write_object(store.path("sweeps", name, "spec.yaml"), spec_text)
     tasks = {run.task.spec.name: run.task for run in plan.runs.values() if run.task is not None}
+    said = {task: (",".join(info.spec.metrics), info.spec.unsafe_label) for task, info in tasks.items()}
+    rows = [row + list(said[pair.task]) for row, pair in zip(rows, plan.pairs, strict=True)]
+    frame = pl.DataFrame(rows, schema=COLUMNS | TASK_COLUMNS, orient="row")
+    store.write_object(store.path("sweeps", name, "manifest.parquet"), _parquet(frame))
+    store.write_object(store.path("sweeps", name, "spec.yaml"), spec_text)
     tagged = [task for task in tasks.values() if task.summary.tags]
     there = store.listing("sweeps", name, "examples") if tagged else {}
     for task in tagged:

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,3 +121,58 @@ def test_what_is_no_probability_is_refused_by_value(score, p):
 def test_scores_without_an_order_have_no_auroc():
     with pytest.raises(AnalysisError, match="1 of 2 scores are NaN"):
         metrics.auroc([0, 1], [0.5, float("nan")])
+
+
+# Of class 1: 4 examples, 3 found. Of class 0: 6, of which 2 are taken for class 1.
+OUTCOMES = ([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0, 0, 0])
+
+
+def test_scores_of_two_classes_by_hand():
+    of = metrics.confusion(*OUTCOMES)
+    assert [float(share) for share in of] == pytest.approx([0.3, 0.2, 0.4, 0.1])
+    f1_of_1, f1_of_0 = 2 * 3 / (2 * 3 + 2 + 1), 2 * 4 / (2 * 4 + 1 + 2)
+    assert metrics.macro_f1(of) == pytest.approx((f1_of_1 + f1_of_0) / 2)
+    assert metrics.weighted_f1(of) == pytest.approx(0.4 * f1_of_1 + 0.6 * f1_of_0)
+    assert metrics.balanced_accuracy(of) == pytest.approx((3 / 4 + 4 / 6) / 2)
+
+
+def test_the_unsafe_rate_is_the_share_of_harmful_examples_taken_for_harmless():
+    of = metrics.confusion(*OUTCOMES)
+    assert metrics.unsafe_rate(of, 1) == pytest.approx(1 / 4)  # of four harmful ones, one passes
+    assert metrics.unsafe_rate(of, 0) == pytest.approx(2 / 6)
+    assert metrics.false_alarm_rate(of, 1) == pytest.approx(2 / 6)
+    assert metrics.false_alarm_rate(of, 0) == pytest.approx(1 / 4)
+
+
+def test_scores_of_one_class_only():
+    of = metrics.confusion([0, 0, 0], [0, 0, 0])
+    assert metrics.macro_f1(of) == 0.5  # the class that is nowhere has an F1 of 0
+    assert metrics.weighted_f1(of) == 1
+    assert np.isnan(metrics.unsafe_rate(of, 1))
+    assert metrics.false_alarm_rate(of, 1) == 0
+    assert np.isnan(metrics.balanced_accuracy(of))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
+def test_scores_of_two_classes_equal_those_of_scikit_learn(rows):
+    scores = pytest.importorskip("sklearn.metrics")
+    gold, prediction = zip(*rows, strict=True)
+    of = metrics.confusion(gold, prediction)
+
+    def f1(average):
+        return scores.f1_score(gold, prediction, labels=[0, 1], average=average, zero_division=0)
+
+    assert metrics.macro_f1(of) == pytest.approx(f1("macro"))
+    assert metrics.weighted_f1(of) == pytest.approx(f1("weighted"))
+    if len(set(gold)) == 2:
+        assert metrics.balanced_accuracy(of) == pytest.approx(scores.balanced_accuracy_score(gold, prediction))
+        for unsafe in (0, 1):
+            found = scores.recall_score(gold, prediction, pos_label=unsafe)
+            assert metrics.unsafe_rate(of, unsafe) == pytest.approx(1 - found)
+
+
+def test_every_score_that_a_task_may_ask_for_is_computed_here():
+    from w2s import config
+
+    assert set(metrics.DECLARED) == set(get_args(config.Metric))
+    assert set(metrics.OF_HARM) == set(config.OF_HARM)

@@ -89,7 +89,7 @@ def test_a_report_are_the_same_bytes_each_time(writer, small_world):
     results = load_results(writer.root)
     first, again = (report_files(results, options=analysis.Options(draws=100)) for _ in range(2))
     assert first == again
-    assert sum(name.startswith("tables/") for name in first) == 38
+    assert sum(name.startswith("tables/") for name in first) == 40
 
 
 def test_tables_can_be_read_back(reference_report):

@@ -141,8 +141,8 @@ def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     """Hash of everything that determines a task's examples and parts; no row is read.
 
-    It covers the spec but for the task's name and prompt, the bytes of the files but not where they lie, a dataset's
-    commit, the source of user-written code, and the version of this loader.
+    It covers the spec but for the task's name, prompt and metrics, the bytes of the files but not where they lie, a
+    dataset's commit, the source of user-written code, and the version of this loader.
 
     Args:
         spec: The task.
@@ -151,7 +151,7 @@ def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:
     Raises:
         DataError: A file is missing, or a dataset's commit cannot be found out.
     """
-    written = spec.model_dump(mode="json", exclude={"name", "prompt"})
+    written = spec.model_dump(mode="json", exclude={"name", "prompt", "metrics", "unsafe_label"})
     content: dict[str, Any] = {"spec": written, "loader": LOADER_VERSION}
     if written.get("balance") == "never":
         del written["balance"]  # so that tasks keep the fingerprints that they had before there was a choice

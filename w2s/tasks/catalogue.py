@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from w2s.config import Form
+from w2s.config import Form, Metric
 from w2s.tasks.tables import nearest
 
 CATALOGUE_VERSION = 1
@@ -141,6 +141,8 @@ class Dataset:
     """Folders whose files together make up a split."""
     unsafe_label: int | None = None
     """Which class is the harmful one, of safety and toxicity datasets."""
+    metrics: tuple[Metric, ...] = ()
+    """What a report scores beside accuracy."""
     get_it: str | None = None
     """How to get the files of a dataset that is on no hub."""
     note: str = ""

@@ -36,6 +36,9 @@ _FILES = """\
     # template: "{{premise}}\\nQuestion: {{question}}"   # instead of columns.text: a text made from several columns
     # label_values: {{negative: 0, positive: 1}}        # what other labels mean
     # balance: paper              # leave rows of the larger class out; paper: only if it exceeds 55 %, the test always
+    # metrics: [macro_f1, unsafe_rate]   # scores of the report beside accuracy; balanced_accuracy, weighted_f1,
+                                  # false_alarm_rate are others (docs/tasks.md)
+    # unsafe_label: 1             # the harmful class, for unsafe_rate and false_alarm_rate
     # Pairs of replies instead of labels: form: compare, with columns: {{prompt: ..., chosen: ..., rejected: ...}}
     splits: {{supervise: 0.4, transfer: 0.4, validation: 0.05, test: 0.15, split_seed: 0}}
 
@@ -47,6 +50,7 @@ _PYTHON_TASK = """\
     object: {name}.py:{name}      # file beside this one, or module:name, or an entry point of the group w2s.tasks
     # files: [{name}.csv]         # what the function reads: given to it as `files`, and hashed into every run's id
     # params: {{n: 4000}}         # its other arguments
+    # metrics: [macro_f1]         # scores of the report beside accuracy, see docs/tasks.md
     # choices: sample             # for rows with options: one row per question instead of a right and a wrong one
     splits: {{supervise: 0.4, transfer: 0.4, validation: 0.05, test: 0.15, split_seed: 0}}
 
