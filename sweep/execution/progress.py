@@ -176,7 +176,7 @@ class LiveProgress:
         self._print(text, "bold")
 
     def _print(self, text: str, style: str) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SystemExit):  # rich makes one of a pipe that was closed
             self._console.print(Text(text, style=style))
 
     def _render(self) -> Group:

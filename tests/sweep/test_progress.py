@@ -37,12 +37,12 @@ def test_what_nobody_can_be_told_any_more_raises_nothing(monkeypatch, terminal):
     with os.fdopen(writing, "w") as closed:
         os.close(reading)  # as after `w2s run ... | head`
         monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(BrokenPipeError):
+            print("it is closed", file=closed, flush=True)
         shown = LiveProgress(frontier, Console(file=closed)) if terminal else PlainProgress(frontier)
         shown.started(run)
         shown.ended(run, "failed", "so it goes")
         shown.say("anything")
-        with pytest.raises(BrokenPipeError):
-            print("it is closed", file=closed, flush=True)
         with contextlib.suppress(BrokenPipeError):
             closed.close()
 
