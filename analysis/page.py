@@ -126,14 +126,17 @@ def write_page(out: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path 
     Raises:
         AnalysisError: `out` is no report of ours, or cannot be written.
     """
-    fs, path = fsspec.core.url_to_fs(os.fspath(out))
     try:
+        fs, path = fsspec.core.url_to_fs(os.fspath(out))
         if isinstance(fs, fsspec.get_filesystem_class("file")):
             return replace_folder(Path(path), files)
         for name, raw in sorted(files.items(), key=lambda item: item[0] == "index.html"):
             write(fs, f"{path.rstrip('/')}/{name}", raw)
-    except OSError as error:
-        raise AnalysisError(f"the report cannot be written to {out}: {error.strerror or error}") from None
+    except AnalysisError:
+        raise
+    except Exception as error:  # every backend has its own errors
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise AnalysisError(f"the report cannot be written to {out}: {reason}") from None
     return f"{os.fspath(out).rstrip('/')}/index.html"
 
 

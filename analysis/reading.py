@@ -83,8 +83,14 @@ def open_store(storage: str) -> Store:
     """The storage at a folder or fsspec URL, as it is now.
 
     Raises:
-        AnalysisError: There is none, or it cannot be read.
+        AnalysisError: There is none, it cannot be read, or its address carries a password.
     """
+    before, at, _ = storage.partition("://")[2].partition("/")[0].rpartition("@")
+    if at and ":" in before:  # the address is shown in reports and errors
+        raise AnalysisError(
+            f"the address {storage.replace(f'{before}@', '***@')} carries credentials; give them by the environment, "
+            "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     options: dict[str, Any] = {}
     if storage.startswith(("s3://", "s3a://")):
         own = {"max_pool_connections": REMOTE_READERS}

@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = add("report", "write the report of a sweep, or of everything in a storage")
     report.add_argument("source", metavar="SPEC|STORAGE", help="a sweep file, or a results folder or URL")
     report.add_argument("--storage", help="results folder or URL instead of the spec's")
-    report.add_argument("--out", help="folder for the report")
+    report.add_argument("--out", help="folder or URL for the report")
     report.add_argument(
         "--every-figure",
         action="store_true",

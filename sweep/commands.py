@@ -18,6 +18,7 @@ from sweep.spec import nearest
 from sweep.state import STALE_SECONDS, State, stand, stragglers
 from sweep.storage.gc import delete, find_garbage
 from sweep.storage.manifest import write_manifest
+from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
 from sweep.storage.store import CorruptEntryError, Store
 from w2s.config import MethodSpec
 from w2s.errors import ModelError
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print(f"w2s run: {error}; w2s report {shlex.quote(args.spec)} tries again", file=sys.stderr)
             return code or 1
-        print(f"\n{page.with_name('summary.txt').read_text()}\nreport: {page}")
+        print(f"\n{Path(page).with_name('summary.txt').read_text()}\nreport: {page}")
     return code
 
 
@@ -221,7 +222,7 @@ def report(args: argparse.Namespace) -> int:
             raise SpecError(f"{args.source}: no such file")
         store, sweep = Store(args.source), None
         _require_storage(store)
-    out = Path(args.out) if args.out else _report_folder(store, sweep)
+    out = _out(args.out) if args.out else _report_folder(store, sweep)
     print(f"report: {_report(store, sweep, out, every_figure=True if args.every_figure else None)}")
     return 0
 
@@ -232,11 +233,26 @@ def _report_folder(store: Store, sweep: str | None) -> Path:
     return Path(store.path("sweeps", sweep, "report") if sweep else store.path("report"))
 
 
-def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | None = None) -> Path:
-    """Write the report, unless the one that is there was made from the same results by the same code."""
+def _out(out: str) -> Path | str:
+    """Where a report is to be written: a folder, or a URL. Raises SweepError if it carries credentials."""
+    if "://" not in out:
+        return Path(out)
+    try:
+        refuse_credentials(out, STORAGE_CURE)
+    except ValueError as error:
+        raise SweepError(f"--out: {error}") from None
+    return out
+
+
+def _report(store: Store, sweep: str | None, out: Path | str, *, every_figure: bool | None = None) -> Path | str:
+    """Write the report, unless it is in a folder and was made from the same results by the same code.
+
+    Returns:
+        Where its index.html is.
+    """
     inputs = _report_inputs(store, sweep) + (" every figure" if every_figure else "")
-    mark, page = out / ".inputs", out / "index.html"
-    if page.exists() and mark.exists() and mark.read_text() == inputs:
+    mark = out / ".inputs" if isinstance(out, Path) else None
+    if mark and mark.exists() and mark.read_text() == inputs and (page := mark.with_name("index.html")).exists():
         return page
     from analysis.report import write_report
 
@@ -244,8 +260,9 @@ def _report(store: Store, sweep: str | None, out: Path, *, every_figure: bool | 
     if sweep:
         spec = store.fs.cat_file(store.path("sweeps", sweep, "spec.yaml")).decode()
     command = shlex.join(["w2s", *sys.argv[1:]])
-    page = Path(write_report(store.root, out, sweep=sweep, command=command, spec_text=spec, every_figure=every_figure))
-    (page.parent / mark.name).write_text(inputs)
+    page = write_report(store.root, out, sweep=sweep, command=command, spec_text=spec, every_figure=every_figure)
+    if mark:
+        mark.write_text(inputs)
     return page
 
 

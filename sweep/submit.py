@@ -5,6 +5,7 @@ which Ray unpacks at the same place on every node; the spec's paths are rewritte
 """
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -24,11 +25,15 @@ from sweep.inputs import gather
 from sweep.lockfile import RevisionLock
 from sweep.planner import build_plan
 from sweep.spec import Sweep, key_of, load_spec, located
+from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
 from sweep.yamlfile import Location
 
 MOST_BYTES = 400 << 20
 """Ray refuses working folders that pack into more than 512 MiB."""
 UPLOAD_SECONDS, START_SECONDS = 900.0, 180.0
+STOP_SECONDS = 120
+"""What `ray job stop` leaves the sweep to save the states of its runs, before it kills; Ray's own choice is 3."""
+GRACE = ("--runtime-env-json", json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}))
 JOB_SERVER = "http://127.0.0.1:8265"
 """Where Ray's dashboard takes jobs on the head node; nobody else can reach it there."""
 
@@ -76,13 +81,17 @@ def check_storage(storage: str | None, file: Path) -> str:
     """The storage, if every node of a cluster can reach it. Pure.
 
     Raises:
-        SpecError: It is a folder of one machine.
+        SpecError: It is a folder of one machine, or carries credentials, which would be in the job's command.
     """
     advice = "give `storage: s3://bucket/folder` (or gs://), or the full path of a folder that all nodes mount"
     if storage is None:
         raise SpecError(
             f"{file}: storage: is not given, and results/ on the head node would not be seen by others; {advice}"
         )
+    try:
+        refuse_credentials(storage, STORAGE_CURE)
+    except ValueError as error:
+        raise SpecError(f"{file}: storage: {error}") from None
     protocol, separator, _ = storage.partition("://")
     if separator and protocol in ("file", "local", "memory"):
         raise SpecError(f"{file}: storage: '{storage}' is one machine's own; {advice}")
@@ -216,7 +225,7 @@ def _through_ssh(cluster: Path, folder: Path, job: str, command: str) -> None:
     there = f".w2s-submit-{job}"
     _ray(["rsync-up", str(cluster), f"{folder}/", f"~/{there}/"], cluster, UPLOAD_SECONDS)
     words = ["ray", "job", "submit", "--address", JOB_SERVER, "--no-wait", "--submission-id", job]
-    words += ["--working-dir", there, "--", *shlex.split(command)]
+    words += [*GRACE, "--working-dir", there, "--", *shlex.split(command)]
     line = f"cd ~ && {shlex.join(words)}; code=$?; rm -rf {shlex.quote(there)}; exit $code"
     _ray(["exec", str(cluster), line], cluster, START_SECONDS)
 
@@ -224,7 +233,7 @@ def _through_ssh(cluster: Path, folder: Path, job: str, command: str) -> None:
 def _to_job_server(address: str, folder: Path, job: str, command: str) -> None:
     """To a job server that this machine reaches, such as through `ray dashboard`."""
     words = ["job", "submit", "--address", address, "--no-wait", "--submission-id", job, "--working-dir", str(folder)]
-    _ray([*words, "--", *shlex.split(command)], address, START_SECONDS)
+    _ray([*words, *GRACE, "--", *shlex.split(command)], address, START_SECONDS)
 
 
 def _ray(words: Sequence[str], where: Path | str, seconds: float) -> None:

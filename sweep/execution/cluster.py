@@ -89,7 +89,6 @@ def connected(address: str | None) -> Iterator[Cluster]:
     """
     global _is_own
     import ray
-    from ray.exceptions import RayError
 
     if _keep and ray.is_initialized():
         yield _cluster(is_own=_is_own)
@@ -112,9 +111,10 @@ def connected(address: str | None) -> Iterator[Cluster]:
             options["runtime_env"] = {"worker_process_setup_hook": _setting(carried)}
     try:
         context = ray.init(**options)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # of all kinds; a start that takes too long is a plain Exception
         if not address:
-            raise SweepError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from None
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SweepError(f"Ray did not start on this machine: {reason}") from None
         raise SweepError(explain_refusal(address, str(error))) from None
     try:
         _is_own = not address

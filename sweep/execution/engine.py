@@ -144,11 +144,13 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a dead worker, the progress display tells
     from sweep.execution.referee import Referee, StopWhenAsked
     from sweep.execution.schedule import PlanSearcher
+    from sweep.execution.waiting import Waiting
     from sweep.execution.worker import RunTrainable
 
     job, shapes, progress, frontier = execution.job, execution.shapes, execution.progress, execution.frontier
     interrupts, trackers = execution.interrupts, execution.trackers
-    referee = Referee()
+    started = Started(job.store.signs, time.monotonic)
+    referee = Referee(started)
 
     def on_end(run: Run, outcome: str, message: str, again: bool) -> None:
         if outcome in RECORDED:  # and could not record it itself
@@ -159,14 +161,15 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
         progress.ended(run, "retry" if again and outcome != "interrupted" else outcome, message)
 
     trainable = tune.with_parameters(RunTrainable, job=job)
-    started = Started(job.store.signs, time.monotonic)
+    room = Room(live_nodes, started)
+    waiting = Waiting(lambda: [frontier.plan.runs[run_id].label for run_id in room.lacking()], progress.say)
     searcher = PlanSearcher(
         frontier,
         shape_of=lambda run: shapes.of(run, frontier.growth(run)),
         on_start=progress.started,
         on_end=on_end,
         feed=execution.feed,
-        room=Room(live_nodes, started),
+        room=room,
         started=started,
         learning=execution.learning,
         stopping=lambda: interrupts.requested,
@@ -185,7 +188,7 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
             storage_path=folder,
             name="sweep",
             verbose=0,
-            callbacks=[trackers.callback] if trackers is not None else None,
+            callbacks=[waiting, trackers.callback] if trackers is not None else [waiting],
             stop=StopWhenAsked(lambda: interrupts.requested, referee),
             failure_config=tune.FailureConfig(max_failures=0),  # the frontier counts attempts of all kinds
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -200,7 +203,8 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
             return
         n = referee.n_running
         which = "a run saves its state and ends" if n == 1 else f"{n} runs save their state and end"
-        progress.say(f"stopping: {which} (short ones finish); Ctrl-C again quits at once")
+        what = f"{which} (short ones finish)" if n else "no run has begun that had to save its state"
+        progress.say(f"stopping: {what}; Ctrl-C again quits at once")
 
     interrupts.install(ask_to_stop)
     tuner.fit()

@@ -1,11 +1,12 @@
 """What finished runs took, and what follows for those to come: corrections of memory, and seconds.
 
-Used to place and to order runs, never for what a run is (decision 9): nothing here can change an id. A run tells in its
-metrics.json how long it took and what it held; of a store with many, a bounded number is read.
+Used to place and to order runs, and to forecast (`sweep.forecast.timing`), never for what a run is (decision 9):
+nothing here can change an id. A run tells in its metrics.json how long it took and what it held; of a store with many,
+a bounded number is read.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from sweep.plan import Plan, Run
 from sweep.storage.store import Store
 
 PER_GROUP = 8
-"""Measurements of a kind on one rung; more would say no more."""
+"""Measurements of runs that are alike; more would say no more."""
 READ_AT_MOST = 256
 """Entries of the store, when a sweep is taken up again."""
 QUANTILE = 0.9
@@ -37,7 +38,8 @@ class Measurement:
     rung: str
     family: str
     """Architecture; empty of runs without a model."""
-    gpu: bool
+    device: str
+    """As metrics.json names it: `cpu`, or what the driver calls the GPU; empty if it does not say."""
     work: float
     """Estimated FLOPs."""
     seconds: float
@@ -46,13 +48,18 @@ class Measurement:
     grown: float | None
     """Bytes by which the process (CPU) or the allocated memory (GPU) grew."""
 
+    @property
+    def gpu(self) -> bool:
+        return self.device not in ("", "cpu")
+
 
 def measurement_of(run: Run, metrics: Mapping[str, Any]) -> Measurement | None:
     """What a run's metrics.json says; None if it lacks the seconds, as of benchmarks that compute nothing."""
     seconds = metrics.get("seconds")
     if not isinstance(seconds, int | float) or seconds <= 0:
         return None
-    gpu = metrics.get("device") not in (None, "cpu")
+    device = str(metrics.get("device") or "")
+    gpu = device not in ("", "cpu")
     peak, baseline = metrics.get("peak_memory_bytes"), metrics.get("baseline_memory_bytes")
     estimated = grown = None
     # Of a shrunk micro-batch the estimate is another one.
@@ -62,7 +69,7 @@ def measurement_of(run: Run, metrics: Mapping[str, Any]) -> Measurement | None:
         if max(estimated, grown) < SMALLEST_MEMORY:
             estimated = grown = None
     family = run.needs.sizes.family if run.needs else ""
-    return Measurement(run.kind, run.rung, family, gpu, run.work, float(seconds), estimated, grown)
+    return Measurement(run.kind, run.rung, family, device, run.work, float(seconds), estimated, grown)
 
 
 class Learned:
@@ -112,19 +119,31 @@ class Learned:
 
 def learn(plan: Plan, done: Collection[str], store: Store) -> Learned:
     """What the finished runs of a plan took, from a bounded number of them."""
-    chosen: dict[tuple, list[Run]] = defaultdict(list)
+    return Learned(read_measurements(plan, done, store, alike=lambda run: (run.kind, run.rung)).values())
+
+
+def read_measurements(
+    plan: Plan, done: Collection[str], store: Store, *, alike: Callable[[Run], tuple], at_most: int = READ_AT_MOST
+) -> dict[str, Measurement]:
+    """Of a few finished runs of every group; by run id.
+
+    Args:
+        done: Runs that are finished; of one that is not, nothing is found.
+        alike: The group of a run.
+        at_most: Runs that are looked at.
+    """
+    groups: dict[tuple, list[Run]] = defaultdict(list)
     for run_id, run in plan.runs.items():
-        group = chosen[run.kind, run.rung]
-        if run_id in done and len(group) < PER_GROUP:
+        if run_id in done and len(group := groups[alike(run)]) < PER_GROUP:
             group.append(run)
     # In turn from every group, so that a bound leaves none out.
-    turns = (runs[turn] for turn in range(PER_GROUP) for runs in chosen.values() if turn < len(runs))
-    wanted = [run for run, _ in zip(turns, range(READ_AT_MOST), strict=False)]
+    turns = (runs[turn] for turn in range(PER_GROUP) for runs in groups.values() if turn < len(runs))
+    wanted = [run for run, _ in zip(turns, range(at_most), strict=False)]
     if not wanted:
-        return Learned()
+        return {}
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(lambda run: read_measurement(run, store), wanted)
-        return Learned(measurement for measurement in found if measurement is not None)
+        found = zip(wanted, pool.map(lambda run: read_measurement(run, store), wanted), strict=True)
+        return {run.run_id: measurement for run, measurement in found if measurement is not None}
 
 
 def read_measurement(run: Run, store: Store) -> Measurement | None:

@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -148,7 +149,8 @@ class Tally:
 
 
 class LiveProgress:
-    """A table that is redrawn in place."""
+    """A table that is redrawn in place. Like `PlainProgress` it never raises when nobody reads it any more: it is told
+    from within Ray Tune, which would take that for a failure of the run."""
 
     def __init__(self, frontier: Frontier, console: Console) -> None:
         self._tally = Tally(frontier)
@@ -168,11 +170,14 @@ class LiveProgress:
     def ended(self, run: Run, outcome: str, message: str) -> None:
         self._tally.ended(run, outcome)
         if outcome not in ("done", "interrupted"):
-            style = "yellow" if outcome == "retry" else "red"
-            self._console.print(Text(_trouble(run, outcome, message), style=style))
+            self._print(_trouble(run, outcome, message), "yellow" if outcome == "retry" else "red")
 
     def say(self, text: str) -> None:
-        self._console.print(Text(text, style="bold"))
+        self._print(text, "bold")
+
+    def _print(self, text: str, style: str) -> None:
+        with contextlib.suppress(OSError, SystemExit):  # rich makes one of a pipe that was closed
+            self._console.print(Text(text, style=style))
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -207,19 +212,20 @@ class PlainProgress:
     def ended(self, run: Run, outcome: str, message: str) -> None:
         self._tally.ended(run, outcome)
         if outcome not in ("done", "interrupted"):
-            print(_trouble(run, outcome, message), flush=True)
+            self.say(_trouble(run, outcome, message))
         if time.monotonic() - self._last >= PLAIN_EVERY_SECONDS:
             self._say()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        with contextlib.suppress(OSError):  # a pipe that was closed, a log on a full disk
+            print(text, flush=True)
 
     def _say(self) -> None:
         self._last = time.monotonic()
         counts = "  ".join(
             f"{kind.replace('_', ' ')} {states['done']}/{sum(states.values())}" for kind, states in self._tally.counts()
         )
-        print(f"{counts}  ({self._tally.line})", flush=True)
+        self.say(f"{counts}  ({self._tally.line})")
 
 
 def make_progress(frontier: Frontier) -> Progress:

@@ -15,8 +15,13 @@ from sweep.execution.deaths import Death, death_of
 class Referee(FIFOScheduler):
     """First come, first served; remembers what Ray said when a trial's process was lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_begun: Callable[[str], bool] = lambda run_id: True) -> None:
+        """
+        Args:
+            has_begun: Whether a run on several devices, whose trial has its process, has the others that it needs.
+        """
         super().__init__()
+        self._has_begun = has_begun
         self._deaths: dict[str, Death] = {}
         self._controller: Any = None
         self.last_words = ""
@@ -37,9 +42,12 @@ class Referee(FIFOScheduler):
 
     @property
     def n_running(self) -> int:
-        """Trials that are with a process; pending ones wait for theirs."""
+        """Trials that can answer: pending ones wait for a process, and a worker group without its devices for those."""
         trials = [] if self._controller is None else list(self._controller.get_live_trials())
-        return sum(trial.status == Trial.RUNNING for trial in trials)
+        return sum(trial.status == Trial.RUNNING and self._is_at_work(trial.config) for trial in trials)
+
+    def _is_at_work(self, config: dict[str, Any]) -> bool:
+        return config["shape"].get("devices", 1) == 1 or self._has_begun(config["run_id"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles it with its own files, which nobody reads."""

@@ -54,6 +54,11 @@ class Room:
             self._seen.append(ask)
         self._out[run_id] = self._waiting[run_id] = ask
 
+    def lacking(self) -> list[str]:
+        """Runs that were handed out and fit no nodes that are up, even if nothing else was there."""
+        nodes = self._nodes()
+        return [run_id for run_id, ask in self._out.items() if units_in(nodes, ask.bundle) < ask.units]
+
     def end(self, run_id: str) -> None:
         self._out.pop(run_id, None)
         self._waiting.pop(run_id, None)
@@ -83,16 +88,20 @@ class Started:
         self._signs, self._clock, self._every = signs, clock, every
         self._before: dict[str, set[str]] = {}
         self._asked: dict[str, float] = {}
+        self._begun: set[str] = set()
 
     def handed_out(self, run: Run) -> None:
+        """To be told before a run can begin."""
+        self._begun.discard(run.run_id)
         self._before[run.run_id] = self._signs(run.run_id)
 
     def __call__(self, run_id: str) -> bool:
         now = self._clock()
-        if now - self._asked.get(run_id, float("-inf")) < self._every:
-            return False
-        self._asked[run_id] = now
-        return bool(self._signs(run_id) - self._before.get(run_id, set()))
+        if run_id not in self._begun and now - self._asked.get(run_id, float("-inf")) >= self._every:
+            self._asked[run_id] = now
+            if self._signs(run_id) - self._before.get(run_id, set()):
+                self._begun.add(run_id)
+        return run_id in self._begun
 
 
 _last: tuple[float, Nodes] = (float("-inf"), ())

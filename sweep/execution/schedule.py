@@ -87,7 +87,7 @@ class PlanSearcher(Searcher):
         """
         Args:
             room: Holds small runs back while a large one waits; without it, Ray's own order is all there is.
-            started: Is told of large runs that are handed out; what `room` asks whether they have begun.
+            started: Is told of large runs that are handed out; what others ask whether they have begun.
             learning: Is told of finished runs, and may change their order.
         """
         super().__init__()
@@ -129,7 +129,7 @@ class PlanSearcher(Searcher):
 
     def _take_room(self, run: Run, shape: dict[str, float]) -> None:
         ask = ask_of(shape)
-        if self._started is not None and self._room.is_large(ask):
+        if self._started is not None and (ask.units > 1 or self._room.is_large(ask)):
             self._started.handed_out(run)
         self._room.start(run.run_id, ask)
 

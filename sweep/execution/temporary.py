@@ -24,7 +24,7 @@ def scratch(prefix: str) -> Iterator[str]:
         yield folder
     finally:
         _own.pop(folder, None)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(Path(folder))
         file.close()
 
 
@@ -44,7 +44,7 @@ def _create(prefix: str) -> tuple[str, TextIO]:
 def remove_own() -> None:
     """For a process that ends without leaving its contexts."""
     for folder in list(_own):
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(Path(folder))
 
 
 def remove_leftovers(parent: str | None = None) -> list[str]:
@@ -58,6 +58,15 @@ def remove_leftovers(parent: str | None = None) -> list[str]:
         for folder in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
             with contextlib.suppress(OSError), (folder / LOCK).open("r+") as file:  # "r+": another user's is refused
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the owner lives
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
                 removed.append(str(folder))
     return removed
+
+
+def _remove(folder: Path) -> None:
+    """The lock goes last: of a folder without one nobody could tell whether it is in use, should we be killed here."""
+    with contextlib.suppress(OSError):
+        for inner in list(folder.iterdir()):
+            if inner.name != LOCK:
+                shutil.rmtree(inner, ignore_errors=True) if inner.is_dir() else inner.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from sweep.execution.schedule import OUTCOME, TWICE
 from sweep.execution.shapes import worker_bundle
 from sweep.execution.temporary import remove_leftovers, scratch
 from sweep.plan import Run
-from sweep.storage.store import Store
+from sweep.storage.store import REFUSED, Store
 from w2s.errors import InterruptedRunError, OutOfMemoryError
 
 
@@ -124,6 +124,7 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
     _clean_once()
     with scratch("w2s-train-") as folder:
         workers = devices if devices > 1 else 0  # 0: local mode, this process
+        refused_before = _refused(run, job.store) if workers else set()
         trainer = _Trainer(
             loop,
             scaling_config=ray.train.ScalingConfig(
@@ -141,8 +142,13 @@ def train(run: Run, job: Job, placement: Placement, shape: Mapping[str, float]) 
     if raised:
         raise raised.pop()  # out of the list, or the error would keep its run's tensors alive in a cycle
     if workers:  # `refused` was another process's
-        return not any(name.endswith("/refused.json") for name in job.store.listing("runs", run.run_id, "attempts"))
+        return not _refused(run, job.store) - refused_before
     return not refused
+
+
+def _refused(run: Run, store: Store) -> set[str]:
+    """Marks of attempts at a run that ended well when another one was the result already."""
+    return {name for name in store.listing("runs", run.run_id, "attempts") if name.endswith(f"/{REFUSED}")}
 
 
 @cache

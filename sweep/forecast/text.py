@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from sweep.errors import StoreError, SweepError
+from sweep.errors import SweepError
+from sweep.execution.measured import Measurement, read_measurements
 from sweep.execution.progress import duration
 from sweep.forecast.forecaster import ENOUGH, Forecast, Forecaster, enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS, PRICES_OF, Gpu, find_gpu, fits, smallest_that_holds
 from sweep.forecast.simulate import Machines, Schedule
-from sweep.forecast.timing import Assumptions, Measurement, likeness, measured_seconds, passes, with_mfu
+from sweep.forecast.timing import Assumptions, likeness, measured_seconds, passes, with_mfu
 from sweep.plan import Plan, Run
 from sweep.printing import console, size
 from sweep.session import Session
@@ -22,8 +23,8 @@ CPUS_PER_GPU = 12
 """As a p4d.24xlarge has; GPUs that come alone in a machine mostly have 4 to 8."""
 CPUS_PER_NODE = 16
 GPUS_PER_NODE = 8
-LOOKED_AT = 5
-"""Finished runs of each kind, rung and task whose measurements are read."""
+LOOKED_AT = 1024
+"""Finished runs whose measurements are read, at most."""
 
 
 @dataclass(frozen=True)
@@ -151,21 +152,8 @@ def print_forecast(question: Question, session: Session, todo: Collection[str]) 
 
 
 def measurements_of(plan: Plan, store: Store) -> dict[str, Measurement]:
-    """A few finished runs of each likeness."""
-    alike: dict[tuple, list[str]] = {}
-    there = set(store.run_folders())
-    for run_id, run in plan.runs.items():
-        if run_id in there and len(ids := alike.setdefault(likeness(run), [])) < LOOKED_AT:
-            ids.append(run_id)
-    found = {}
-    for run_id in (run_id for ids in alike.values() for run_id in ids):
-        try:
-            metrics = store.read_json(run_id, "metrics.json")
-        except (StoreError, OSError):  # begun and not done, or damaged: the report names these
-            continue
-        if metrics.get("seconds") and metrics.get("device"):
-            found[run_id] = Measurement(metrics["seconds"], metrics["device"])
-    return found
+    """Of a few finished runs of each likeness."""
+    return read_measurements(plan, store.run_folders(), store, alike=likeness, at_most=LOOKED_AT)
 
 
 # -- the cluster asked about -------------------------------------------------------------------------------------

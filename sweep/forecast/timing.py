@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
+from sweep.execution.measured import Measurement
 from sweep.execution.shapes import TABLES_ONLY, USABLE, Shapes
 from sweep.forecast.prices import Gpu, fits
 from sweep.forecast.simulate import EIGHTHS, Demand
@@ -183,15 +184,6 @@ def with_mfu(assumed: Assumptions, mfu: Range) -> Assumptions:
 
 ENGINE_SECONDS = 0.02
 """What the engine adds to a run whose own seconds were measured: `benchmarks/overhead.py`, rounded up."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a finished run tells."""
-
-    seconds: float
-    device: str
-    """As `metrics.json` names it: `cpu`, or what the driver calls the GPU."""
 
 
 def measured_seconds(plan: Plan, measurements: Mapping[str, Measurement], gpu: Gpu | None) -> dict[str, float]:

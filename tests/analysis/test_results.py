@@ -184,6 +184,14 @@ def test_a_storage_that_does_not_exist_is_refused_by_name(tmp_path):
         load_results(tmp_path / "nowhere")
 
 
+def test_an_address_with_a_password_is_refused_and_not_repeated():
+    with pytest.raises(
+        analysis.AnalysisError, match=r"the address s3://\*\*\*@bucket/x carries credentials"
+    ) as refused:
+        load_results("s3://AKIA:secret@bucket/x")
+    assert "secret" not in str(refused.value)
+
+
 def test_an_unknown_sweep_is_refused_with_the_known_ones(store):
     with pytest.raises(analysis.AnalysisError, match="no sweep 'swep'; its sweeps: sweep"):
         load_results(store, "swep")

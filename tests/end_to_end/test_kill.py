@@ -52,24 +52,25 @@ def kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize(
-    ("victim", "finished"),
-    [("driver", 0), ("everything", 5), ("driver", 9)],
-    ids=["driver at the start", "whole tree in the middle", "driver near the end"],
-)
-def test_after_a_kill_the_same_command_goes_on(undisturbed, tiny, tmp_path, victim, finished):
+def test_after_each_kill_the_same_command_goes_on(undisturbed, tiny, tmp_path):
+    """Of one sweep, in turn: the driver at its start, the whole tree in the middle, the driver near the end."""
     spec = tiny()
     results = Results(spec, tmp_path / "results")
-    driver = start(spec, results.storage)
-    until(lambda: workers(driver) and len(results.attempts()) >= finished, driver)
-    family = tree(driver)
-    kill([psutil.Process(driver.pid)] if victim == "driver" else [psutil.Process(driver.pid), *family])
-    driver.wait()
-    kept = results.attempts()
-    assert len(kept) < 13
-    # Ray's processes end with their driver, in their own time: what they still write, two at once must not spoil.
+    kept: dict[str, str] = {}
+    families: list[psutil.Process] = []
+    for victim, finished in (("driver", 0), ("everything", 5), ("driver", 9)):
+        driver = start(spec, results.storage)
+        until(lambda driver=driver, n=finished: workers(driver) and len(results.attempts()) >= n, driver)
+        family = tree(driver)
+        kill([psutil.Process(driver.pid)] if victim == "driver" else [psutil.Process(driver.pid), *family])
+        assert driver.wait() == -9
+        # Ray's processes end with their driver, in their own time: what they still write, two at once must not spoil.
+        families += family
+        before, kept = kept, results.attempts()
+        assert finished <= len(kept) < 13
+        assert {run_id: kept[run_id] for run_id in before} == before
     w2s("run", spec, "--storage", results.storage, "--no-report", cwd=tmp_path)
-    kill(family)
+    kill(families)
     after = results.attempts()
     assert len(after) == 13
     assert {run_id: after[run_id] for run_id in kept} == kept

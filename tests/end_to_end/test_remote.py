@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sweep.storage.store import Store
 from tests.end_to_end.drive import Results, assert_same_results, w2s
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,10 @@ def test_a_sweep_on_s3_equals_the_local_one_and_is_read_from_anywhere(undisturbe
     assert attempts[run_id] in shown
     assert "metrics.json" in shown
     assert (elsewhere / re.search(r"report: (\S+)", w2s("report", URL, cwd=elsewhere)).group(1)).is_file()  # type: ignore[union-attr]
+    said = w2s("report", spec, "--storage", URL, "--out", "s3://results/page", cwd=elsewhere)
+    assert "report: s3://results/page/index.html" in said
+    assert {"index.html", "summary.txt"} <= set(Store("s3://results/page").listing())
+    assert not (elsewhere / "s3:").exists()
     assert w2s("gc", URL, cwd=elsewhere).startswith("0 items")
 
 

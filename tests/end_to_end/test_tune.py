@@ -7,6 +7,7 @@ import polars as pl
 import psutil
 import pytest
 
+from sweep.cli import main
 from sweep.storage.store import Store
 from tests.end_to_end.drive import Results, w2s
 from tests.end_to_end.test_kill import kill, start, tree, until
@@ -140,11 +141,13 @@ def test_after_a_kill_the_same_command_goes_on_with_the_same_candidates(undistur
         ({"pruner: none": "study_storage: nonsense"}, "study_storage"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_before_anything_runs(tuned_spec, tmp_path, changes, message):
-    text = w2s("tune", tuned_spec(changes), "--storage", tmp_path / "results", check=2, cwd=tmp_path)
-    assert message in text
+def test_what_cannot_be_searched_is_refused_before_anything_runs(tuned_spec, tmp_path, capsys, changes, message):
+    assert main(["tune", str(tuned_spec(changes)), "--storage", str(tmp_path / "results")]) == 2
+    assert message in capsys.readouterr().err
     assert not Store(tmp_path / "results").run_folders()
 
 
-def test_a_sweep_without_a_tune_block_says_so(tiny, tmp_path):
-    assert "has no `tune:` block" in w2s("tune", tiny(), check=2, cwd=tmp_path)
+def test_a_sweep_without_a_tune_block_says_so(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", str(tiny())]) == 2
+    assert "has no `tune:` block" in capsys.readouterr().err

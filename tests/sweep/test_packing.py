@@ -348,6 +348,10 @@ def test_a_sign_of_life_from_an_earlier_attempt_does_not_count():
     assert not started("r")  # asked a moment ago
     now[0] = 1.0
     assert started("r")
+    signs["r"].clear()
+    assert started("r")  # it had begun; that it has ended since does not change this
+    started.handed_out(run_of())
+    assert not started("r")
 
 
 class Machine:

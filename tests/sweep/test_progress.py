@@ -1,10 +1,17 @@
 """What the live table counts, on random executions."""
 
+import contextlib
+import os
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sweep.execution import progress
 from sweep.execution.frontier import Frontier
+from sweep.execution.progress import LiveProgress, PlainProgress
 from sweep.plan import KINDS, Plan, Run
 from tests.sweep.test_frontier import plans
 
@@ -19,6 +26,25 @@ def counted_anew(frontier: Frontier) -> list[tuple[str, dict[str, int]]]:
         if ids:
             rows.append((kind, {**states, "waiting": len(ids) - sum(states.values())}))
     return rows
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["plain", "live"])
+def test_what_nobody_can_be_told_any_more_raises_nothing(monkeypatch, terminal):
+    """Within Tune it would count as a failure of the run."""
+    run = Run("a", "pretrain", "a", 0, (), work=1.0, memory=0.0)
+    frontier = Frontier(Plan(runs={"a": run}, pairs=(), requested=1), {"a"})
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as closed:
+        os.close(reading)  # as after `w2s run ... | head`
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(BrokenPipeError):
+            print("it is closed", file=closed, flush=True)
+        shown = LiveProgress(frontier, Console(file=closed)) if terminal else PlainProgress(frontier)
+        shown.started(run)
+        shown.ended(run, "failed", "so it goes")
+        shown.say("anything")
+        with contextlib.suppress(BrokenPipeError):
+            closed.close()
 
 
 @given(plans(), st.data())

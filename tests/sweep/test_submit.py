@@ -108,6 +108,12 @@ def test_a_storage_that_nodes_may_share_is_taken(storage):
     assert check_storage(storage, Path("spec.yaml")) == storage
 
 
+def test_credentials_in_an_address_are_not_sent_nor_repeated():
+    with pytest.raises(SpecError, match=r"spec\.yaml: storage: the address s3://\*\*\*@b/x carries") as refused:
+        check_storage("s3://AKIA:secret@b/x", Path("spec.yaml"))
+    assert "secret" not in str(refused.value)
+
+
 def test_the_job_is_w2s_run_with_all_that_was_asked_for():
     words = entrypoint("my spec.yaml", "s3://b/x", retry_failed=True, only=["transfer"])
     assert words == "w2s run './my spec.yaml' --storage s3://b/x --no-report --retry-failed --only transfer"

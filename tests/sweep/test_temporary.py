@@ -1,13 +1,16 @@
 """Folders of killed processes are removed, those of living ones are not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from sweep.execution.temporary import remove_leftovers, scratch
+import pytest
+
+from sweep.execution.temporary import LOCK, remove_leftovers, remove_own, scratch
 
 OWNER = """
 import sys, time
@@ -16,6 +19,27 @@ with scratch("w2s-tune-") as folder:
     print(folder, flush=True)
     time.sleep(600)
 """
+
+
+def test_the_lock_of_a_folder_goes_last(tmp_path, monkeypatch):
+    """Killed in between, its owner leaves a folder that can still be told to be one that was left."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class Killed(BaseException):
+        pass
+
+    def die(folder, ignore_errors):
+        if Path(folder).name != "inner":
+            raise Killed
+
+    with scratch("w2s-tune-") as folder:
+        (Path(folder) / "inner").mkdir()
+        (Path(folder) / "file").touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", die)
+            with pytest.raises(Killed):
+                remove_own()
+        assert {path.name for path in Path(folder).iterdir()} == {LOCK, "inner"}
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_kept(tmp_path, monkeypatch):

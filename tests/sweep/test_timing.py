@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.example_plans import plan_without_inputs
+from sweep.execution.measured import measurement_of
 from sweep.forecast.forecaster import enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS
 from sweep.forecast.simulate import Demand, Machines
@@ -13,7 +14,6 @@ from sweep.forecast.timing import (
     FAST,
     SLOW,
     Assumptions,
-    Measurement,
     demands,
     devices_needed,
     measured_seconds,
@@ -127,7 +127,8 @@ def test_devices_needed_is_a_power_of_two():
 def test_measured_seconds_hold_for_runs_alike_on_that_device_only(facts):
     plan = facts[1]
     runs = [run for run in plan.runs.values() if run.kind == "transfer" and run.rung == "d64"]
-    found = {run.run_id: Measurement(seconds, "cpu") for run, seconds in zip(runs, (2.0, 3.0, 100.0), strict=False)}
+    seconds = dict(zip([run.run_id for run in runs], (2.0, 3.0, 100.0), strict=False))
+    found = {i: measurement_of(plan.runs[i], {"seconds": took, "device": "cpu"}) for i, took in seconds.items()}
     measured = measured_seconds(plan, found, None)
     assert measured.keys() == {run.run_id for run in runs}
     assert all(seconds == pytest.approx(3.02) for seconds in measured.values())
