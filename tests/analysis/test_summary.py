@@ -125,6 +125,10 @@ def test_cut_texts_are_counted_by_task(writer, small_world):
     rewrite(writer.root / "runs" / "facts-s0-student-0-1-0-0", "metrics.json", add(truncated=0))
     line = find(sentences(writer.root), "were cut")
     assert line == "Task facts: texts longer than max_length (8 tokens) were cut, 5 to 17 texts in each of 2 of 2 runs."
+    rewrite(writer.root / "runs" / "facts-s0-sup-0-0", "run.json", add(form="compare"))
+    rewrite(writer.root / "runs" / "facts-s0-ceil-1-0", "run.json", add(form="compare"))
+    line = find(sentences(writer.root), "were cut")
+    assert line.startswith("Task facts: pairs longer than max_length (8 tokens) were cut, 5 to 17 pairs in each of 2")
 
 
 def test_settings_of_one_task_are_told_apart_in_words(writer, small_world):
