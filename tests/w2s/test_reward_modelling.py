@@ -115,8 +115,9 @@ def test_a_reply_longer_than_the_context_loses_its_beginning_and_the_other_stays
     long = " tree bird house road gold iron salt"
     tokens = tokenise(pairs(("red green:", long, " cloud")), tokenizer, 8)
     first, second = np.split(tokens.ids, tokens.offsets[1:-1])
-    assert first.tolist() == tokenizer(long)["input_ids"][-8:]
-    assert tokenizer.decode(second) == " cloud"  # nothing of the prompt is left on either side
+    front = tokenizer("")["input_ids"]
+    assert first.tolist() == [*front, *tokenizer(long, add_special_tokens=False)["input_ids"][-(8 - len(front)) :]]
+    assert tokenizer.decode(second, skip_special_tokens=True) == " cloud"  # nothing of the prompt is left there either
 
 
 def run(task, checkpoint, cache_dir, *, kind="ground_truth", labels=None, **settings):
@@ -211,18 +212,20 @@ def test_real_preference_pairs_are_cut_alike(shared_data, tmp_path):
     file = shared_data / "preference" / "hh_harmless_single_turn_test.jsonl.gz"
     task = FilesTask(name="hh", source="files", form="compare", train=(str(file),), prompt_separator="\n\nAssistant:")
     data = load_task(task)
-    data = TaskData(data.form, data.frame.head(600), data.dropped)
+    data = TaskData(data.form, data.frame.head(200), data.dropped)
     tokenizer = load_tokenizer(ModelSource(path=make_checkpoint(tmp_path)))
-    whole = tokenise(data, tokenizer, 1_000_000)
-    prompts = [len(tokenizer(prompt)["input_ids"]) for prompt in data.frame["prompt"]]
-    replies = whole.lengths.reshape(-1, 2) - np.array(prompts)[:, None]
-    room = int(np.quantile(replies.max(axis=1), 0.7))  # prompts are cut in most pairs, and replies in some
-    cut = tokenise(data, tokenizer, room)
+    front = len(tokenizer("")["input_ids"])
+    whole = tokenise(data, tokenizer, 1_000_000).lengths.reshape(-1, 2) - front
+    prompts = np.array([len(ids) - front for ids in tokenizer(data.frame["prompt"].to_list())["input_ids"]])
+    replies = whole - prompts[:, None]
+    room = int(np.quantile(replies.max(axis=1), 0.5))  # of half of the pairs a reply is cut as well
+    cut = tokenise(data, tokenizer, front + room)
     kept = np.clip(room - replies.max(axis=1), 0, prompts)
-    assert (cut.lengths.reshape(-1, 2) == np.minimum(kept[:, None] + replies, room)).all()
+    assert (cut.lengths.reshape(-1, 2) - front == np.minimum(kept[:, None] + replies, room)).all()
     shown = np.split(cut.ids, cut.offsets[1:-1])
     assert all(
-        first[:n].tolist() == second[:n].tolist()
+        first[: front + n].tolist() == second[: front + n].tolist()
         for first, second, n in zip(shown[::2], shown[1::2], kept, strict=True)
     )
-    assert (kept < prompts).mean() > 0.5
+    assert (kept == 0).any()
+    assert ((kept > 0) & (kept < prompts)).any()
