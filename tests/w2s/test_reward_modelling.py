@@ -148,7 +148,7 @@ def test_the_preferred_reply_is_the_one_with_the_higher_reward(supervisor, tasks
     higher = (joined["p"] > 0.5).cast(pl.Int8)
     assert (joined["prediction"] == higher).all()
     assert (joined["correct"] == (higher == joined["label"])).all()
-    assert joined["correct"].mean() > 0.8  # it can be learned
+    assert joined["correct"].to_numpy().mean() > 0.8  # it can be learned
 
 
 def test_rewards_are_of_single_texts_so_that_three_replies_are_consistent(checkpoints):
@@ -193,7 +193,7 @@ def test_students_learn_how_sure_the_supervisor_is(supervisor, tasks, checkpoint
 
     def sureness(labels):
         student = run(tasks["compare"], checkpoints["gpt2"], cache_dir, kind="transfer", labels=labels, epochs=8)
-        return (student.filter(pl.col("split") == "transfer/0")["p"] - 0.5).abs().mean()
+        return np.abs(student.filter(pl.col("split") == "transfer/0")["p"].to_numpy() - 0.5).mean()
 
     assert sureness(halved) < 0.9 * sureness(supervisor)
 
