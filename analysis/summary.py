@@ -132,17 +132,18 @@ def warnings(results: Results) -> list[str]:
 
 
 def truncations(results: Results) -> list[str]:
-    """How many texts of which task were cut because they are longer than `max_length`."""
+    """How many texts, or pairs, of which task were cut because they are longer than `max_length`."""
     lines = []
     runs = results.runs.filter(pl.col("truncated").is_not_null() & pl.col("task").is_not_null())
-    for (task, length), rows in runs.group_by("task", "max_length", maintain_order=True):
+    for (task, form, length), rows in runs.group_by("task", "form", "max_length", maintain_order=True):
+        noun = "pair" if form == "compare" else "text"
         cut = rows.filter(pl.col("truncated") > 0)["truncated"].sort().to_list()
         if not cut:
             continue
-        texts = f"{cut[0]:,} to {cut[-1]:,} texts" if cut[0] < cut[-1] else counted(cut[0], "text")
+        texts = f"{cut[0]:,} to {cut[-1]:,} {noun}s" if cut[0] < cut[-1] else counted(cut[0], noun)
         limit = "max_length" if length is None else f"max_length ({length} tokens)"
         in_each = "in the only run" if rows.height == 1 else f"in each of {len(cut)} of {rows.height} runs"
-        lines.append(f"Task {task}: texts longer than {limit} were cut, {texts} {in_each}.")
+        lines.append(f"Task {task}: {noun}s longer than {limit} were cut, {texts} {in_each}.")
     return sorted(lines)
 
 

@@ -145,6 +145,7 @@ def _truncated(session: Session, done: Collection[str]) -> list[str]:
     for run_id, run in session.plan.runs.items():
         if run_id in done and run.task is not None and run.settings is not None:
             alike.setdefault((run.task.spec.name, run.rung, run.train_part, run.states_labels), run_id)
+    forms = {task.spec.name: task.spec.form for task in session.inputs.tasks.values()}
     most: dict[str, tuple[int, int]] = {}
     for (task, rung, *_), run_id in list(alike.items())[:LOOKED_AT]:
         settings = session.plan.runs[run_id].settings
@@ -156,7 +157,9 @@ def _truncated(session: Session, done: Collection[str]) -> list[str]:
         bound = min(settings.max_length, session.inputs.models[rung].max_positions or settings.max_length)
         most[task] = max(most.get(task, (0, 0)), (count, bound))
     return [
-        f"task {task}: up to {_count(count, 'text')} cut at {bound} tokens (finetune.max_length, or a model's limit)"
+        f"task {task}: up to {_count(count, 'pair' if forms[task] == 'compare' else 'text')} cut at {bound} tokens"
+        " (finetune.max_length, or a model's limit)"
+        + (": on the left, of the prompt as much for one reply as for the other" if forms[task] == "compare" else "")
         for task, (count, bound) in most.items()
         if count
     ]

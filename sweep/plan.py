@@ -34,6 +34,9 @@ FORMAT = 1
 """Version of the identity scheme. A change makes every run new."""
 COMPONENTS: Mapping[Kind, int] = dict.fromkeys(KINDS, 1)
 """Version of the code behind each kind; bumped when a bug fix changes its results."""
+LONG_PAIRS = 2
+"""Version of how pairs longer than the context are cut, part of the ids of runs that may have such pairs: 1, which was
+never written down, cut each side by itself; since 2 both keep the same of their prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sweep.errors import SpecError
 from sweep.inputs import Inputs, ModelInfo, TaskInfo
-from sweep.plan import COMPONENTS, FORMAT, Kind, Parent, Run, digest
+from sweep.plan import COMPONENTS, FORMAT, LONG_PAIRS, Kind, Parent, Run, digest
 from sweep.resources import STEP_WORK, TRAINED_SHARE, Memory, Sizes, micro_batch_that_fits, trained_parameters
 from sweep.spec import CheckpointRung, ScratchRung, Sweep
 from w2s.config import (
@@ -28,6 +28,7 @@ from w2s.config import (
     TextCorpus,
 )
 from w2s.methods import LossMethod, Prompt, method_label
+from w2s.tasks import has_prompts
 
 if TYPE_CHECKING:
     from sweep.procedures import Setting
@@ -167,6 +168,7 @@ class RunMaker:
             identity = resolved.model_dump(mode="json")
             if resolved.tune != "lora":
                 identity.pop("lora")
+            identity |= self._cut(rung, task, written.max_length)
             examples = task.summary.sizes["transfer/0"]
             typical = min(written.max_length, task.summary.mean_characters["transfer/0"] / 4 + 2)
             typical *= 2 if task.spec.form == "compare" else 1
@@ -198,6 +200,16 @@ class RunMaker:
                 memory,
             )
         return self._memo[key]
+
+    def _cut(self, rung: Rung, task: TaskInfo, max_length: int) -> dict[str, int]:
+        """What identity says of how long pairs are cut; nothing where none can be, so that such runs keep their ids."""
+        positions = self.inputs.models[rung.name].max_positions
+        if isinstance(rung, ScratchRung):  # few on facts, so that anything may be cut
+            pretrain = self.spec.ladder.pretrain
+            positions = pretrain.context if isinstance(pretrain.corpus, TextCorpus) else 0
+        shown = max_length if positions is None else min(max_length, positions)
+        may_be_cut = max(task.summary.max_bytes.values()) + 2 > shown  # a token has a byte or more
+        return {"long_pairs": LONG_PAIRS} if may_be_cut and has_prompts(task.spec) else {}
 
     def settings(self, rung: Rung, task: TaskInfo) -> FinetuneSettings:
         """The resolved finetuning settings of a rung on a task."""
@@ -313,6 +325,7 @@ class RunMaker:
             "settings": settings.model_dump(mode="json", exclude={"lora", "eval_every"}),
             "parts": parts,
             "seed": seed,
+            **self._cut(rung, task, settings.max_length),
         }
         return self._add(
             "generative",
@@ -342,6 +355,7 @@ class RunMaker:
             "task": task.fingerprint,
             "layer": layer,
             "settings": settings.model_dump(mode="json", include=read),
+            **self._cut(rung, task, settings.max_length),
         }
         info = self.inputs.models[rung.name]
         needs = replace(memory, does="read", trained=0, all_layers=layer != -1)

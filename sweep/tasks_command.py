@@ -1,6 +1,7 @@
 """`w2s tasks`: what tasks there are, whether one loads and what it looks like, and how to begin one's own."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,13 @@ def describe(found: "TaskCheck") -> Iterator[str]:
         yield f"{part:<14}{n:>10,}{summary.class_balance[part]:>10.1%}{summary.mean_characters[part]:>12,.0f}"
     yield f"rows left out: {left_out(summary.dropped) or 'none'}"
     yield _overlaps_text(found)
+    if found.conversations:
+        separator = json.dumps(found.conversations.separator)
+        yield (
+            f"prompts: none; but {found.conversations.share:.0%} of the pairs are conversations that begin alike up to"
+            f" {separator}. With prompt_separator: {separator} that beginning is the prompt: pairs that share it lie in"
+            " one part, and long ones are cut alike for both replies"
+        )
     otherwise = "the first" if found.spec.form == "compare" else "not so"
     meanings = {1: f"1: {entry.label_1}", 0: f"0: {otherwise}"} if entry else {0: "0", 1: "1"}
     for label, content in found.examples.items():
@@ -226,18 +234,25 @@ def _overlaps_text(found: "TaskCheck") -> str:
 
 def _lengths_text(found: "TaskCheck", lengths: Any) -> Iterator[str]:
     names = {0.5: "median", 0.9: "90 %", 0.99: "99 %", 1.0: "longest"}
-    quantiles = ", ".join(f"{names[q]} {n:,}" for q, n in lengths.quantiles.items())
-    yield f"tokens ({lengths.model}): {quantiles}"
+    pairs = found.spec.form == "compare"
+    for of, quantiles in lengths.quantiles.items():
+        what = f"tokens ({lengths.model})" + (", prompt with a reply" if pairs else "") if of == "texts" else f"  {of}"
+        yield f"{what}: " + ", ".join(f"{names[q]} {n:,}" for q, n in quantiles.items())
     limit = f"{lengths.max_length:,} tokens" + (
         " (as many as the model has positions for)" if lengths.limited_by_model else ""
     )
-    side = "on the left, so that the reply stays" if found.spec.form == "compare" else "on the right"
+    how = "they are cut on the right"
+    if pairs:
+        how = "their prompts are cut on the left, as much for one reply as for the other, so that replies stay"
+    share = lengths.cut / max(1, lengths.examples)
     yield (
-        f"longer than {limit}: {lengths.cut:,} of {lengths.texts:,} texts ({lengths.cut / max(1, lengths.texts):.1%})"
-        + (f"; they are cut {side}" if lengths.cut else "")
+        f"longer than {limit}: {lengths.cut:,} of {lengths.examples:,} {'pairs' if pairs else 'texts'} ({share:.1%})"
+        + (f"; {how}" if lengths.cut else "")
     )
+    if lengths.without_prompt:
+        yield f"of these, {lengths.without_prompt:,} have a reply that leaves no room for any of the prompt"
     if lengths.cut_replies:
-        yield f"of these, {lengths.cut_replies:,} have a reply that is longer by itself, and lose its beginning"
+        yield f"of these, {lengths.cut_replies:,} have a reply that is longer by itself, which loses its beginning"
 
 
 # -- new -------------------------------------------------------------------------------------------------------

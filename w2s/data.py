@@ -30,7 +30,7 @@ from w2s.tasks.base import TaskData
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_FORMAT = 1
+TOKENS_FORMAT = 2
 """Version of the cached token files; a change of layout or of tokenisation raises it."""
 
 
@@ -292,36 +292,40 @@ def tokenise(
     """Tokens of every example in the order of the frame.
 
     Longer texts are cut to `max_length` tokens: on the right for `classify`, on the left for the others, where the
-    reply or the question stands at the end, or as `keep_end` says. Special tokens that the tokenizer puts around a text
+    reply or the question stands at the end, or as `keep_end` says. Both texts of a pair lose the same tokens of their
+    prompt, as many as the longer one must (`shorten_pair`). Special tokens that the tokenizer puts around a text
     stay; but of a prompt only those in front, as an answer follows.
 
     Raises:
         DataError: The tokenizer knows none of the words of more than half of the texts.
     """
     keep_end = data.form != "classify" if keep_end is None else keep_end
+    prompts: list[str] = data.frame["prompt"].to_list() if data.form != "classify" else []
     if data.form == "compare":
-        prompts = data.frame["prompt"].to_list()
         replies = zip(data.frame["first"].to_list(), data.frame["second"].to_list(), strict=True)
         texts = [prompt + reply for prompt, pair in zip(prompts, replies, strict=True) for reply in pair]
     else:
-        texts = data.frame["prompt" if data.form == "generate" else "text"].to_list()
+        texts = prompts if data.form == "generate" else data.frame["text"].to_list()
     encoded = tokenizer(
         texts, truncation=False, padding=False, return_attention_mask=False, return_special_tokens_mask=True,
         verbose=False,
     )  # fmt: skip
     rows: list[Sequence[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
-    _refuse_empty(texts, rows, encoded["special_tokens_mask"], tokenizer)  # pyright: ignore[reportArgumentType]
-    cut = np.zeros(len(rows), dtype=bool)
+    special: list[Sequence[int]] = encoded["special_tokens_mask"]  # pyright: ignore[reportAssignmentType]
+    _refuse_empty(texts, rows, special, tokenizer)
+    if data.form == "generate":
+        for i, flags in enumerate(special):
+            kept = len(flags) - _edges(flags)[1]
+            rows[i], special[i] = rows[i][:kept], flags[:kept]
+    cut = np.array([len(row) > max_length for row in rows], dtype=bool)
+    if data.form == "compare":
+        cut = np.repeat(cut.reshape(-1, 2).any(axis=1), 2)
+        _shorten_pairs(rows, special, np.flatnonzero(cut[::2]), prompts, tokenizer, max_length)
+    else:
+        for i in np.flatnonzero(cut):
+            rows[i] = shorten(rows[i], special[i], max_length, keep_end=keep_end)
     for i, row in enumerate(rows):
-        if data.form == "generate":
-            flags: Any = encoded["special_tokens_mask"][i]
-            behind = next((j for j, flag in enumerate(reversed(flags)) if not flag), 0)
-            rows[i] = row = row[: len(row) - behind]
-            encoded["special_tokens_mask"][i] = flags[: len(row)]  # pyright: ignore[reportIndexIssue]
-        if len(row) > max_length:
-            special: Sequence[int] = encoded["special_tokens_mask"][i]  # pyright: ignore
-            rows[i], cut[i] = shorten(row, special, max_length, keep_end=keep_end), True
-        elif not row:
+        if not row:
             rows[i] = [stand_in_token(tokenizer)]
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
@@ -356,14 +360,72 @@ def shorten(row: Sequence[int], special: Sequence[int], max_length: int, *, keep
         max_length: At least the number of special tokens plus one, or the special tokens are cut as well.
         keep_end: Cut the text on the left instead of on the right.
     """
-    front = next((i for i, flag in enumerate(special) if not flag), len(row))
-    back = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
+    front, back = _edges(special)
     room = max_length - front - back
     if room <= 0:
         return row[:max_length]
     text = row[front : len(row) - back]
     kept = text[len(text) - room :] if keep_end else text[:room]
     return [*row[:front], *kept, *row[len(row) - back :]]
+
+
+def shorten_pair(
+    rows: Sequence[Sequence[int]], special: Sequence[Sequence[int]], prompt: Sequence[int], max_length: int
+) -> list[Sequence[int]]:
+    """The two rows of a pair, cut to `max_length` tokens, on the left and alike.
+
+    Both lose the first tokens of the prompt, as many as the longer row has to. What is left of it stands before both
+    replies: a cut of each row by itself would show more of the prompt before the shorter reply, and so tell a model
+    which reply is longer. Replies stay whole until nothing is left of the prompt; then one that is longer by itself
+    loses its beginning, and the other stays.
+
+    Args:
+        rows: Token ids of prompt and reply, one row for each reply.
+        special: 1 for each token that the tokenizer added around a text, else 0.
+        prompt: Token ids of the prompt without such tokens. Where a tokenizer joins its end with the beginning of
+            a reply into one token, that token counts as the reply's.
+        max_length: At least the number of special tokens plus one, or the special tokens are cut as well.
+    """
+    edges = [_edges(flags) for flags in special]
+    if any(max_length <= front + back for front, back in edges):
+        return [row[:max_length] for row in rows]
+    texts = [row[front : len(row) - back] for row, (front, back) in zip(rows, edges, strict=True)]
+    room = [max_length - front - back for front, back in edges]
+    too_many = max(0, *(len(text) - space for text, space in zip(texts, room, strict=True)))
+    lost = min(too_many, _alike(prompt, *texts))
+    return [
+        [*row[:front], *text[max(lost, len(text) - space) :], *row[len(row) - back :]]
+        for row, text, space, (front, back) in zip(rows, texts, room, edges, strict=True)
+    ]
+
+
+def _edges(special: Sequence[int]) -> tuple[int, int]:
+    """How many special tokens stand in front of a text, and how many behind it."""
+    front = next((i for i, flag in enumerate(special) if not flag), len(special))
+    return front, next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
+
+
+def _alike(*rows: Sequence[int]) -> int:
+    """How many tokens rows have in common at their beginning."""
+    shortest = min(map(len, rows))
+    same = np.all([np.array(row[:shortest]) == np.array(rows[0][:shortest]) for row in rows], axis=0)
+    return shortest if same.all() else int(same.argmin())
+
+
+def _shorten_pairs(
+    rows: list[Sequence[int]], special: list[Sequence[int]], pairs: np.ndarray, prompts: Sequence[str], tokenizer: Any,
+    max_length: int,
+) -> None:  # fmt: skip
+    """Cuts, in place, the rows of the pairs at the positions `pairs`."""
+    if not len(pairs):
+        return
+    encoded = tokenizer(
+        [prompts[pair] for pair in pairs], add_special_tokens=False, truncation=False, padding=False,
+        return_attention_mask=False, verbose=False,
+    )  # fmt: skip
+    for pair, prompt in zip(pairs.tolist(), encoded["input_ids"], strict=True):
+        of = slice(2 * pair, 2 * pair + 2)
+        rows[of] = shorten_pair(rows[of], special[of], prompt, max_length)
 
 
 @dataclass(frozen=True)

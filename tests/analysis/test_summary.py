@@ -2,6 +2,7 @@ import hashlib
 import json
 
 import polars as pl
+import pytest
 
 import analysis
 from analysis.results import load as load_results
@@ -111,8 +112,9 @@ def test_two_seeds_are_told_to_say_nothing_of_seeds_and_bounds_stay_in_range(wri
     assert "Two seeds say next to nothing" in find(sentences(writer.root), "scored on")
 
 
-def test_cut_texts_are_counted_by_task(writer, small_world):
-    writer.world(small_world(rungs=2, seeds=1, methods=("naive",)))
+@pytest.mark.parametrize(("form", "noun"), [("classify", "text"), ("compare", "pair")])
+def test_cut_texts_are_counted_by_task(writer, small_world, form, noun):
+    writer.world(small_world(rungs=2, seeds=1, methods=("naive",), form=form))
     assert not any("max_length" in line for line in sentences(writer.root))
 
     def add(**values):
@@ -124,7 +126,9 @@ def test_cut_texts_are_counted_by_task(writer, small_world):
         rewrite(run, "run.json", add(settings={"max_length": 8}))
     rewrite(writer.root / "runs" / "facts-s0-student-0-1-0-0", "metrics.json", add(truncated=0))
     line = find(sentences(writer.root), "were cut")
-    assert line == "Task facts: texts longer than max_length (8 tokens) were cut, 5 to 17 texts in each of 2 of 2 runs."
+    assert line == (
+        f"Task facts: {noun}s longer than max_length (8 tokens) were cut, 5 to 17 {noun}s in each of 2 of 2 runs."
+    )
 
 
 def test_settings_of_one_task_are_told_apart_in_words(writer, small_world):

@@ -303,7 +303,19 @@ def test_run_says_how_many_texts_were_cut(tiny, tmp_path, capsys, monkeypatch):
     assert main(["run", str(tiny()), "--no-report"]) == 0
     out = capsys.readouterr().out
     assert "nothing to run: 13 of 13 runs" in out
-    assert "task facts: up to 7 texts cut at 8 tokens" in out
+    assert "task facts: up to 7 texts cut at 8 tokens (finetune.max_length, or a model's limit)\n" in out
+
+
+def test_run_says_how_pairs_were_cut(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tiny({"source: facts": "source: facts\n    form: compare", "{supervise: 400": "{supervise: 200"})
+    session = Session.open(str(file))
+    for run_id, run in session.plan.runs.items():
+        finish(session, run_id, truncated=None if run.kind == "pretrain" else 7)
+    assert main(["run", str(file), "--no-report"]) == 0
+    out = capsys.readouterr().out
+    assert "task facts: up to 7 pairs cut at 8 tokens" in out
+    assert "of the prompt as much for one reply as for the other\n" in out
 
 
 def test_a_report_that_cannot_be_written_is_told_and_hides_no_failure(tiny, tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sweep import runs
 from sweep.errors import SpecError
 from sweep.plan import Plan
 from sweep.session import Session
@@ -64,6 +65,56 @@ def test_a_changed_setting_makes_new_runs_of_what_depends_on_it_only(tiny, chang
 )
 def test_placement_and_names_are_not_identity(tiny, changes):
     assert set(plan_of(tiny()).runs) == set(plan_of(tiny(changes)).runs)
+
+
+PAIRS = """\
+name: pairs
+ladder:
+  rungs:
+    - {name: d4, hidden_size: 4, layers: 1, heads: 2, tokens: 20_000}
+    - {name: d8, hidden_size: 8, layers: 1, heads: 2, tokens: 40_000}
+  pretrain: {corpus: {kind: text, files: [corpus.txt]}, context: 64}
+tasks: [{name: p, source: files, form: compare, train: [pairs.jsonl], columns: {prompt: q}}]
+methods: [naive, generative, {name: probe, activations: finetuned}]
+finetune: {learning_rate: 1.0e-3, max_length: 128}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reply", "affected"),
+    [
+        ({}, "a reply", set()),  # 62 tokens at most fit
+        ({}, "a reply of more than sixty-two bytes, which may be as many tokens", {"ground_truth", "generative"}),
+        ({"max_length: 128": "max_length: 16"}, "a reply", {"ground_truth", "generative"}),
+        ({"max_length: 128": "max_length: 16", "columns: {prompt: q}": "columns: {chosen: chosen}"}, "a reply", set()),
+    ],
+    ids=["short", "longer than the context", "longer than max_length", "no prompts"],
+)
+def test_only_runs_whose_pairs_may_be_cut_are_new_when_the_cut_changes(changes, reply, affected, tmp_path, monkeypatch):
+    text = PAIRS
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "corpus.txt").write_text("words\n" * 100)
+    rows = [{"q": f"why {i}?", "chosen": f"{reply} {i}", "rejected": f"no {i}"} for i in range(100)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pairs.yaml").write_text(text)
+    before = plan_of(tmp_path / "pairs.yaml")
+    monkeypatch.setattr(runs, "LONG_PAIRS", 3)
+    after = plan_of(tmp_path / "pairs.yaml")
+    new = {after.runs[run_id].kind for run_id in set(after.runs) - set(before.runs)}
+    # what descends from them is new with them
+    assert new == (affected | {"transfer", "activations", "probe"} if affected else set())
+    assert {"pretrain", "tokenizer"}.isdisjoint(new)
+
+
+def test_pairs_of_the_offline_world_have_kept_their_ids(tiny):
+    """From before the cut of long pairs was part of ids."""
+    plan = plan_of(tiny({"source: facts": "source: facts\n    form: compare", "{supervise: 400": "{supervise: 200"}))
+    assert sorted(run_id for run_id in plan.runs if run_id.startswith("ground-truth"))[:2] == [
+        "ground-truth-17c1736d832ecf4a",
+        "ground-truth-8a1f310929da199e",
+    ]
 
 
 def test_one_more_seed_adds_only_that_seeds_runs(tiny):

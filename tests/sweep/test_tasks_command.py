@@ -214,9 +214,28 @@ def test_token_lengths_say_what_is_cut_and_where(mirror, capsys, tmp_path):
     out = check("boolq", "5")
     assert "(100.0%); they are cut on the right" in out
     out = check("anthropic_hh", "30")
-    assert "(100.0%); they are cut on the left, so that the reply stays" in out
-    assert "have a reply that is longer by itself, and lose its beginning" not in out
-    assert "have a reply that is longer by itself, and lose its beginning" in check("anthropic_hh", "3")
+    pairs = sum(
+        int(line.split()[1]) for line in out.splitlines() if line.startswith(("superv", "test ", "tran", "val"))
+    )
+    assert f": {pairs} of {pairs} pairs (100.0%); their prompts are cut on the left, as much for one reply as" in out
+    assert "have a reply" not in out
+    assert "tokens (" in out
+    for what in ("  prompts: median ", "  replies: median "):
+        assert what in out
+    out = check("anthropic_hh", "3")
+    assert f"of these, {pairs} have a reply that leaves no room for any of the prompt" in out
+    assert f"of these, {pairs} have a reply that is longer by itself, which loses its beginning" in out
+
+
+def test_whole_conversations_without_a_prompt_are_noticed(mirror, capsys, tmp_path):
+    file = mirror / "anthropic_hh" / "train.jsonl"
+    task = f"{{name: hh, source: files, form: compare, train: [{file}]}}"
+    assert main(["tasks", "check", str(spec(tmp_path, task))]) == 0
+    out = capsys.readouterr().out
+    assert r'prompts: none; but 100% of the pairs are conversations that begin alike up to "\n\nAssistant:"' in out
+    separated = task.replace("form: compare", r'form: compare, prompt_separator: "\n\nAssistant:"')
+    assert main(["tasks", "check", str(spec(tmp_path, separated))]) == 0
+    assert "prompts: none" not in capsys.readouterr().out
 
 
 def test_overlaps_between_the_sources_splits_are_told(mirror, capsys):

@@ -30,6 +30,7 @@ __all__ = [
     "TaskData",
     "TaskSummary",
     "from_rows",
+    "has_prompts",
     "judge_of",
     "load_task",
     "read_rows",
@@ -136,6 +137,15 @@ def resolve_task(spec: TaskSpec, resolve: Resolve) -> TaskSpec:
             return placed(spec, resolve)
         case _:
             return spec
+
+
+def has_prompts(spec: TaskSpec) -> bool:
+    """Whether the pairs of a `compare` task have prompts, as far as its spec says; those of python tasks may have."""
+    if spec.form != "compare" or isinstance(spec, FactsTask):
+        return False
+    if isinstance(spec, FilesTask | HubTask):
+        return spec.columns.prompt is not None or spec.prompt_separator is not None
+    return True
 
 
 def task_fingerprint(spec: TaskSpec, *, hash_file: HashFile = hash_file) -> str:

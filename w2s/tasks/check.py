@@ -15,6 +15,18 @@ from w2s.tasks.catalogue import Dataset, find_dataset
 from w2s.tasks.splits import group_rows
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
+TURNS = ("\n\nAssistant:", "<|assistant|>", "<|im_start|>assistant", "### Response:", "[/INST]")
+"""What the last turn of a conversation begins with, in common formats."""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Pairs without prompts that have one in common all the same."""
+
+    separator: str
+    """What the last turn begins with: `prompt_separator` would tell the prompt from the reply."""
+    share: float
+    """Of the pairs, as a fraction, how many begin alike up to it."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +47,28 @@ class TaskCheck:
     """Rows of the source's train split that share something with its test split, by what: text, prompt, passage, ..."""
     groups_in_two_parts: int
     """Groups of related rows of which two parts have some; a fault of ours if there are any."""
+    conversations: Conversations | None = None
+    """`compare`: the pairs are whole conversations, of which nothing says what the prompt is."""
 
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """Tokens of what one model reads of a task, per text: one per example, or two for `compare`."""
+    """Tokens of what one model reads of a task."""
 
     model: str
-    texts: int
-    quantiles: Mapping[float, int]
+    examples: int
+    quantiles: Mapping[str, Mapping[float, int]]
+    """Of "texts", and for `compare` (where a text is a prompt with one of its replies) of "prompts" and "replies"."""
     max_length: int
     """Tokens that are kept: the setting, or what the model has positions for."""
     limited_by_model: bool
     cut: int
-    """Texts that lose tokens: of `classify` the end, of `compare` the beginning of the prompt."""
+    """Examples that lose tokens: of `classify` the end, of `compare` the beginning of the prompt, as much for one reply
+    as for the other."""
+    without_prompt: int
+    """`compare`: pairs with a reply that leaves no room for the prompt."""
     cut_replies: int
-    """`compare`: texts whose reply alone is longer than that, so that it loses tokens as well."""
+    """`compare`: pairs with a reply that is longer by itself, so that it loses tokens as well."""
 
 
 def check_task(spec: TaskSpec) -> TaskCheck:
@@ -71,6 +89,7 @@ def check_task(spec: TaskSpec) -> TaskCheck:
         examples=_one_of_each(data),
         shared_with_test=_shared(spec.form, rows),
         groups_in_two_parts=_straddling(spec.form, rows, data),
+        conversations=conversations(data),
     )
 
 
@@ -86,20 +105,45 @@ def token_lengths(data: TaskData, model: ModelSource, max_length: int) -> TokenL
     tokenizer = load_tokenizer(model)
     positions = load_checkpoint_sizes(model).max_positions
     bound = min(max_length, positions or max_length)
-    lengths = tokenise(data, tokenizer, 2**31 - 1).lengths
-    cut_replies = 0
+
+    def lengths_of(form: Form, frame: pl.DataFrame) -> np.ndarray:
+        return tokenise(TaskData(form, frame, {}), tokenizer, 2**31 - 1).lengths
+
+    lengths = {"texts": lengths_of(data.form, data.frame)}
+    longest, replies = lengths["texts"], np.zeros(data.frame.height)
     if data.form == "compare":
-        replies = data.frame.with_columns(prompt=pl.lit(""))
-        cut_replies = int((tokenise(TaskData(data.form, replies, {}), tokenizer, 2**31 - 1).lengths > bound).sum())
+        lengths["replies"] = lengths_of("compare", data.frame.with_columns(prompt=pl.lit("")))
+        longest, replies = (lengths[of].reshape(-1, 2).max(axis=1) for of in ("texts", "replies"))
+        prompts = data.frame.filter(pl.col("prompt") != "").select(text="prompt")
+        if prompts.height:
+            lengths["prompts"] = lengths_of("classify", prompts)
     return TokenLengths(
         model=model.path,
-        texts=len(lengths),
-        quantiles={q: int(np.quantile(lengths, q, method="higher")) for q in QUANTILES},
+        examples=data.frame.height,
+        quantiles={
+            of: {q: int(np.quantile(values, q, method="higher")) for q in QUANTILES} for of, values in lengths.items()
+        },
         max_length=bound,
         limited_by_model=bound < max_length,
-        cut=int((lengths > bound).sum()),
-        cut_replies=cut_replies,
+        cut=int((longest > bound).sum()),
+        without_prompt=int(((replies >= bound) & (longest > replies)).sum()),
+        cut_replies=int((replies > bound).sum()),
     )
+
+
+def conversations(data: TaskData) -> Conversations | None:
+    """Whether most pairs are whole conversations that begin alike, though the task has no prompts."""
+    if data.form != "compare" or (data.frame["prompt"] != "").any():
+        return None
+    shown = data.frame.select("first", "second").rows()
+    found = {turn: sum(_share_a_prompt(first, second, turn) for first, second in shown) for turn in TURNS}
+    separator, n = max(found.items(), key=lambda item: item[1])
+    return Conversations(separator, n / len(shown)) if 2 * n > len(shown) else None
+
+
+def _share_a_prompt(first: str, second: str, separator: str) -> bool:
+    (prompt, turn, _), (other, _, _) = first.rpartition(separator), second.rpartition(separator)
+    return bool(turn) and prompt == other and separator in second
 
 
 def _one_of_each(data: TaskData) -> Mapping[int, Mapping[str, str]]:
