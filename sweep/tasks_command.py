@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 1200
 """Characters of an example that are printed."""
+SHOWN_TAGS = 12
 DEFAULT_MAX_LENGTH = 512
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)  # pipes do not wrap
@@ -136,7 +137,8 @@ def check(args: argparse.Namespace) -> int:
         if model is None:
             print("tokens: --model M counts them with the tokenizer of M")
             continue
-        for line in _lengths_text(found, token_lengths(found.data, model, max_length)):
+        room = getattr(spec, "max_new_tokens", None)
+        for line in _lengths_text(found, token_lengths(found.data, model, max_length, max_new_tokens=room)):
             print(line)
     return 2 if failed else 0
 
@@ -192,18 +194,24 @@ def describe(found: "TaskCheck") -> Iterator[str]:
         beside = "" if published is None else "; as published" if published == n else f"; published: {published:,}"
         yield f"source, {split}: {n:,} rows{beside}"
     examples = sum(summary.sizes.values())
-    in_paper = entry.paper_examples if entry else None
-    yield f"examples: {examples:,}" + (f"; the paper has about {in_paper:,}" if in_paper else "")
-    yield f"{'part':<14}{'examples':>10}{'label 1':>10}{'characters':>12}"
+    yield f"examples: {examples:,}" + (f"; the paper has {found.paper}" if found.paper else "")
+    labelled = bool(summary.class_balance)
+    yield f"{'part':<14}{'examples':>10}{'label 1' if labelled else '':>10}{'characters':>12}"
     for part, n in summary.sizes.items():
-        yield f"{part:<14}{n:>10,}{summary.class_balance[part]:>10.1%}{summary.mean_characters[part]:>12,.0f}"
+        share = f"{summary.class_balance[part]:.1%}" if labelled else ""
+        yield f"{part:<14}{n:>10,}{share:>10}{summary.mean_characters[part]:>12,.0f}"
+    if summary.tags:
+        most = sorted(summary.tags.items(), key=lambda item: (-item[1], item[0]))
+        more = f", and {len(most) - SHOWN_TAGS:,} more" if len(most) > SHOWN_TAGS else ""
+        yield f"tags of the test: {', '.join(f'{tag} {n:,}' for tag, n in most[:SHOWN_TAGS])}{more}"
     yield f"rows left out: {left_out(summary.dropped) or 'none'}"
     yield _overlaps_text(found)
     otherwise = "the first" if found.spec.form == "compare" else "not so"
     meanings = {1: f"1: {entry.label_1}", 0: f"0: {otherwise}"} if entry else {0: "0", 1: "1"}
-    for label, content in found.examples.items():
-        yield f"--- an example with label {meanings[label]}"
-        for column, text in content.items():
+    for label, content in found.examples:
+        yield "--- an example" + ("" if label is None else f" with label {meanings[label]}")
+        for column, cell in content.items():
+            text = ", ".join(cell) if isinstance(cell, list) else str(cell)
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} [... {len(text) - SHOWN:,} characters more]"
             yield shown if column == "text" else f"[{column}] {shown}"
     yield "---"
@@ -228,12 +236,27 @@ def _lengths_text(found: "TaskCheck", lengths: Any) -> Iterator[str]:
     names = {0.5: "median", 0.9: "90 %", 0.99: "99 %", 1.0: "longest"}
     quantiles = ", ".join(f"{names[q]} {n:,}" for q, n in lengths.quantiles.items())
     yield f"tokens ({lengths.model}): {quantiles}"
-    limit = f"{lengths.max_length:,} tokens" + (
-        " (as many as the model has positions for)" if lengths.limited_by_model else ""
-    )
-    side = "on the left, so that the reply stays" if found.spec.form == "compare" else "on the right"
+    limit = f"{lengths.max_length - lengths.room:,} tokens"
+    whose = " (as many as the model has positions for)" if lengths.limited_by_model else ""
+    what = "texts"
+    if lengths.room:
+        what = "prompts"
+        limit += f", which {lengths.max_length:,}{whose} less {lengths.room:,} for an answer and its end leave"
+        if lengths.room >= lengths.max_length:
+            yield (
+                f"answers may have {lengths.room:,} tokens, and prompt and answer together only"
+                f" {lengths.max_length:,}{whose}: runs will refuse this; set a larger max_length, or max_new_tokens"
+            )
+            return
+    else:
+        limit += whose
+    side = {
+        "classify": "on the right",
+        "compare": "on the left, so that the reply stays",
+        "generate": "on the left, so that their end stays",
+    }[found.spec.form]
     yield (
-        f"longer than {limit}: {lengths.cut:,} of {lengths.texts:,} texts ({lengths.cut / max(1, lengths.texts):.1%})"
+        f"longer than {limit}: {lengths.cut:,} of {lengths.texts:,} {what} ({lengths.cut / max(1, lengths.texts):.1%})"
         + (f"; they are cut {side}" if lengths.cut else "")
     )
     if lengths.cut_replies:
