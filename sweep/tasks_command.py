@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 1200
 """Characters of an example that are printed."""
+SHOWN_TAGS = 12
 DEFAULT_MAX_LENGTH = 512
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)  # pipes do not wrap
@@ -137,7 +138,8 @@ def check(args: argparse.Namespace) -> int:
         if model is None:
             print("tokens: --model M counts them with the tokenizer of M")
             continue
-        for line in _lengths_text(found, token_lengths(found.data, model, max_length)):
+        room = getattr(spec, "max_new_tokens", None)
+        for line in _lengths_text(found, token_lengths(found.data, model, max_length, max_new_tokens=room)):
             print(line)
     return 2 if failed else 0
 
@@ -193,11 +195,16 @@ def describe(found: "TaskCheck") -> Iterator[str]:
         beside = "" if published is None else "; as published" if published == n else f"; published: {published:,}"
         yield f"source, {split}: {n:,} rows{beside}"
     examples = sum(summary.sizes.values())
-    in_paper = entry.paper_examples if entry else None
-    yield f"examples: {examples:,}" + (f"; the paper has about {in_paper:,}" if in_paper else "")
-    yield f"{'part':<14}{'examples':>10}{'label 1':>10}{'characters':>12}"
+    yield f"examples: {examples:,}" + (f"; the paper has {found.paper}" if found.paper else "")
+    labelled = bool(summary.class_balance)
+    yield f"{'part':<14}{'examples':>10}{'label 1' if labelled else '':>10}{'characters':>12}"
     for part, n in summary.sizes.items():
-        yield f"{part:<14}{n:>10,}{summary.class_balance[part]:>10.1%}{summary.mean_characters[part]:>12,.0f}"
+        share = f"{summary.class_balance[part]:.1%}" if labelled else ""
+        yield f"{part:<14}{n:>10,}{share:>10}{summary.mean_characters[part]:>12,.0f}"
+    if summary.tags:
+        most = sorted(summary.tags.items(), key=lambda item: (-item[1], item[0]))
+        more = f", and {len(most) - SHOWN_TAGS:,} more" if len(most) > SHOWN_TAGS else ""
+        yield f"tags of the test: {', '.join(f'{tag} {n:,}' for tag, n in most[:SHOWN_TAGS])}{more}"
     yield f"rows left out: {left_out(summary.dropped) or 'none'}"
     yield _overlaps_text(found)
     if found.conversations:
@@ -209,9 +216,10 @@ def describe(found: "TaskCheck") -> Iterator[str]:
         )
     otherwise = "the first" if found.spec.form == "compare" else "not so"
     meanings = {1: f"1: {entry.label_1}", 0: f"0: {otherwise}"} if entry else {0: "0", 1: "1"}
-    for label, content in found.examples.items():
-        yield f"--- an example with label {meanings[label]}"
-        for column, text in content.items():
+    for label, content in found.examples:
+        yield "--- an example" + ("" if label is None else f" with label {meanings[label]}")
+        for column, cell in content.items():
+            text = ", ".join(cell) if isinstance(cell, list) else str(cell)
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} [... {len(text) - SHOWN:,} characters more]"
             yield shown if column == "text" else f"[{column}] {shown}"
     yield "---"
@@ -234,19 +242,34 @@ def _overlaps_text(found: "TaskCheck") -> str:
 
 def _lengths_text(found: "TaskCheck", lengths: Any) -> Iterator[str]:
     names = {0.5: "median", 0.9: "90 %", 0.99: "99 %", 1.0: "longest"}
-    pairs = found.spec.form == "compare"
+    form = found.spec.form
     for of, quantiles in lengths.quantiles.items():
-        what = f"tokens ({lengths.model})" + (", prompt with a reply" if pairs else "") if of == "texts" else f"  {of}"
+        texts = {"compare": ", prompt with a reply", "generate": ", prompt"}.get(form, "")
+        what = f"tokens ({lengths.model}){texts}" if of == "texts" else f"  {of}"
         yield f"{what}: " + ", ".join(f"{names[q]} {n:,}" for q, n in quantiles.items())
-    limit = f"{lengths.max_length:,} tokens" + (
-        " (as many as the model has positions for)" if lengths.limited_by_model else ""
-    )
-    how = "they are cut on the right"
-    if pairs:
-        how = "their prompts are cut on the left, as much for one reply as for the other, so that replies stay"
+    limit = f"{lengths.max_length - lengths.room:,} tokens"
+    whose = " (as many as the model has positions for)" if lengths.limited_by_model else ""
+    if lengths.room:
+        limit += f", which {lengths.max_length:,}{whose} less {lengths.room:,} for an answer and its end leave"
+        if lengths.room >= lengths.max_length:
+            yield (
+                f"answers may have {lengths.room:,} tokens, and prompt and answer together only"
+                f" {lengths.max_length:,}{whose}: runs will refuse this; set a larger max_length, or max_new_tokens"
+            )
+            return
+    else:
+        limit += whose
+    what, how = {
+        "classify": ("texts", "they are cut on the right"),
+        "compare": (
+            "pairs",
+            "their prompts are cut on the left, as much for one reply as for the other, so that replies stay",
+        ),
+        "generate": ("prompts", "they are cut on the left, so that their end stays"),
+    }[form]
     share = lengths.cut / max(1, lengths.examples)
     yield (
-        f"longer than {limit}: {lengths.cut:,} of {lengths.examples:,} {'pairs' if pairs else 'texts'} ({share:.1%})"
+        f"longer than {limit}: {lengths.cut:,} of {lengths.examples:,} {what} ({share:.1%})"
         + (f"; {how}" if lengths.cut else "")
     )
     if lengths.without_prompt:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 
 from w2s.caches import RecentlyUsed
 from w2s.distributed import WHOLE, Shard
 from w2s.errors import DataError
 from w2s.flops import Work
+from w2s.kv_cache import GroupedCache, is_plain
 from w2s.prompting import logits
 
 
@@ -35,8 +36,11 @@ class Step:
     """Keys and values of the tokens before; the model adds those of `ids`."""
 
 
-ALIKE = 0.8
-"""Prompts of at least this share of a batch's longest one belong to it."""
+READ_AT_ONCE = 1024
+"""Tokens of prompts that a CPU reads at once: enough to be efficient, and few enough to stay in its cache."""
+ALIKE, ROUGHLY_ALIKE = 0.8, 0.5
+"""Prompts of at least this share of a batch's longest one belong to it: where a batch is read at once, and where it is
+read in groups, so that only keys and values are padded."""
 ENOUGH_TOKENS = 2048
 """Of a batch, before padding is looked at: small models are bound by the overhead per step, which this spreads."""
 Forward = Callable[[Step], Tensor]
@@ -99,12 +103,17 @@ def greedy(
     log_prob = torch.zeros(len(prompts), dtype=torch.float32, device=device)
     ends = torch.tensor(sorted(stops), dtype=torch.int64, device=device)
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    batches = decoding_batches(lengths, max_new_tokens, budget)
+    grouped = is_plain(config)
+    batches = decoding_batches(lengths, max_new_tokens, budget, alike=ROUGHLY_ALIKE if grouped else ALIKE)
     mine = batches[shard.rank :: shard.world]
     for index in range(shard.largest_share(len(batches))):
         passes: Iterator[None] = iter(())
         if index < len(mine):
-            passes = _passes(forward, prompts, mine[index], config, ends, max_new_tokens, found, log_prob)
+            positions = mine[index]
+            cache: Cache = DynamicCache(config=config)
+            if grouped:
+                cache = GroupedCache(rows=len(positions), read=int(lengths[positions].max()), new=max_new_tokens)
+            passes = _passes(forward, prompts, positions, cache, ends, max_new_tokens, found, log_prob)
         if shard.is_sharded:
             _in_step(passes, lambda: forward(Step(torch.zeros(1, 1, dtype=torch.int64, device=device))), shard, device)
         else:
@@ -119,7 +128,9 @@ def greedy(
     return Decoded(tokens, mean.astype(np.float32), work)
 
 
-def decoding_batches(lengths: np.ndarray, max_new_tokens: int, budget: int) -> list[np.ndarray]:
+def decoding_batches(
+    lengths: np.ndarray, max_new_tokens: int, budget: int, *, alike: float = ALIKE
+) -> list[np.ndarray]:
     """All prompts in batches, the longest first so that memory runs out at once or never.
 
     Prompts much shorter than the longest of their batch start a new one: they would mostly be padding.
@@ -128,6 +139,7 @@ def decoding_batches(lengths: np.ndarray, max_new_tokens: int, budget: int) -> l
         lengths: Tokens of every prompt, shape [prompts].
         max_new_tokens: Tokens of a completion, at most.
         budget: Padded tokens of a batch with their completions, at most; a batch holds at least one prompt.
+        alike: Share of the longest one's length from which prompts belong to its batch.
 
     Returns:
         Positions of each batch's prompts.
@@ -138,51 +150,104 @@ def decoding_batches(lengths: np.ndarray, max_new_tokens: int, budget: int) -> l
     while start < len(order):
         longest = int(lengths[order[start]])
         end = start + max(1, budget // (longest + max_new_tokens))
-        alike = start + int(np.searchsorted(-lengths[order[start:]], -longest * ALIKE, side="right"))
-        end = min(end, max(alike, start + ENOUGH_TOKENS // (longest + max_new_tokens)))
+        similar = start + int(np.searchsorted(-lengths[order[start:]], -longest * alike, side="right"))
+        end = min(end, max(similar, start + ENOUGH_TOKENS // (longest + max_new_tokens)))
         batches.append(order[start:end])
         start = end
     return batches
+
+
+def reading_groups(lengths: np.ndarray, at_once: int) -> list[slice]:
+    """The prompts of a batch in groups that are read at once, each of similar length.
+
+    Args:
+        lengths: Tokens of every prompt, the longest first, shape [rows].
+        at_once: Padded tokens of a group, at most; a group holds at least one prompt.
+    """
+    groups: list[slice] = []
+    start = 0
+    while start < len(lengths):
+        end = min(start + max(1, at_once // int(lengths[start])), len(lengths))
+        groups.append(slice(start, end))
+        start = end
+    return groups
 
 
 def _passes(
     forward: Forward,
     prompts: Sequence[Sequence[int]],
     positions: np.ndarray,
-    config: Any,
+    cache: Cache,
     ends: Tensor,
     max_new_tokens: int,
     found: Tensor,
     log_prob: Tensor,
 ) -> Iterator[None]:
-    """Decodes the prompts at `positions` into `found` and `log_prob`; yields before every forward pass."""
+    """Decodes the prompts at `positions`, longest first, into `found` and `log_prob`; yields before every pass."""
     device = found.device
-    longest = max(len(prompts[i]) for i in positions)
-    shortest = min(len(prompts[i]) for i in positions)
-    # Padding repeats a row's first token, which every vocabulary has; the mask hides it.
-    padded = [[prompts[i][0]] * (longest - len(prompts[i])) + list(prompts[i]) for i in positions]
-    ids = torch.tensor(padded, dtype=torch.int64, device=device)
-    mask = None
-    if shortest < longest:
-        real = np.arange(longest) >= longest - np.array([len(prompts[i]) for i in positions])[:, None]
-        mask = torch.from_numpy(real).to(device).long()
     rows = torch.from_numpy(positions).to(device)
-    cache = DynamicCache(config=config)
-    for place in range(max_new_tokens):
+    before = np.array([len(prompts[i]) for i in positions], dtype=np.int64)  # tokens of each row so far
+    token = torch.empty(len(rows), dtype=torch.int64, device=device)
+
+    def say(step: Step, rows: Tensor, place: int) -> Tensor:
+        z = forward(step)
+        said = z.argmax(dim=-1)
+        found[rows, place] = said + 1
+        log_prob[rows] += z.gather(1, said[:, None]).squeeze(1) - z.logsumexp(dim=-1)
+        return said
+
+    # Prompts, in groups where the cache can put them together.
+    groups = [slice(0, len(rows))]
+    if isinstance(cache, GroupedCache):
+        groups = reading_groups(before, READ_AT_ONCE if device.type == "cpu" else len(rows) * int(before[0]))
+    for group in groups:
+        longest = int(before[group].max())
+        if isinstance(cache, GroupedCache):
+            cache.begin(group, longest)
+        # Padding repeats a row's first token, which every vocabulary has; the mask hides it.
+        padded = [[prompts[i][0]] * (longest - len(prompts[i])) + list(prompts[i]) for i in positions[group]]
+        ids = torch.tensor(padded, dtype=torch.int64, device=device)
         yield
-        z = forward(Step(ids, mask, cache))
-        token = z.argmax(dim=-1)
-        found[rows, place] = token + 1
-        log_prob[rows] += z.gather(1, token[:, None]).squeeze(1) - z.logsumexp(dim=-1)
-        going = (~torch.isin(token, ends)).nonzero().squeeze(1)
-        if not len(going) or place + 1 == max_new_tokens:
+        token[group] = say(Step(ids, _mask(before[group], longest, device), cache), rows[group], 0)
+
+    if isinstance(cache, GroupedCache):
+        cache.go_on(len(rows), int(before.max()))
+
+    # Then token by token.
+    for place in range(1, max_new_tokens):
+        going = (~torch.isin(token, ends)).nonzero().squeeze(1).cpu().numpy()
+        if not len(going):
             return
+        width = int(before.max())
         if len(going) < len(rows):
-            rows, token = rows[going], token[going]
-            mask = None if mask is None else mask[going]
-            cache.batch_select_indices(going)
-        ids = token[:, None]
-        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            order = _leave(cache, going, device)
+            kept = torch.from_numpy(order).to(device)
+            rows, token, before = rows[kept], token[kept], before[order]
+        if isinstance(cache, GroupedCache):
+            width = int(before.max())  # columns that only rows needed that have left
+            cache.go_on(len(rows), width)
+        before, width = before + 1, width + 1
+        yield
+        token = say(Step(token[:, None], _mask(before, width, device), cache), rows, place)
+
+
+def _mask(real: np.ndarray, width: int, device: torch.device) -> Tensor | None:
+    """1 on the last `real` of `width` tokens of each row; None where that is all of them."""
+    if (real == width).all():
+        return None
+    return torch.from_numpy((np.arange(width) >= width - real[:, None]).astype(np.int64)).to(device)
+
+
+def _leave(cache: Cache, going: np.ndarray, device: torch.device) -> np.ndarray:
+    """Keeps the rows that go on; returns which of the rows each of them was."""
+    if not isinstance(cache, GroupedCache):
+        cache.batch_select_indices(torch.from_numpy(going).to(device))
+        return going
+    order = np.arange(len(going))
+    places, by = np.setdiff1d(order, going), going[going >= len(going)]
+    cache.replace(torch.from_numpy(places).to(device), torch.from_numpy(by).to(device))
+    order[places] = by
+    return order
 
 
 def _in_step(passes: Iterator[None], idle: Callable[[], Any], shard: Shard, device: torch.device) -> None:

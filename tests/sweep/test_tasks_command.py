@@ -256,6 +256,35 @@ def test_pairs_are_shown_with_prompt_and_both_replies(mirror, capsys):
     assert "[second]" in out
 
 
+def test_answers_in_words_are_shown_and_prompts_that_are_too_long_counted(capsys, tmp_path):
+    make_checkpoint(tmp_path / "model")
+    rows = [{"q": f"what follows {'on ' * (i % 30)}{i}?", "a": f" {i}", "t": f"size:{i % 3}"} for i in range(200)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{prompt: q, answer: a, tags: [t]}"
+    path = spec(tmp_path, f"{{name: mine, source: files, form: generate, train: [mine.jsonl], columns: {columns}}}")
+
+    def check(*options):
+        assert main(["tasks", "check", str(path), "--model", str(tmp_path / "model"), *options]) == 0
+        return capsys.readouterr().out
+
+    out = check("--max-length", "40")
+    assert "form generate" in out
+    assert "label" not in out
+    assert "tags of the test: " in out
+    assert out.count("--- an example\n[prompt] what follows ") == 2
+    assert "\n[answer]  " in out
+    longer = next(line for line in out.splitlines() if line.startswith("longer than"))
+    kept, both, room = [int(word) for word in longer.replace(",", "").split() if word.isdigit()][:3]
+    assert both == 40
+    assert kept == both - room > 0
+    assert " of 200 prompts (" in longer
+    assert longer.endswith("they are cut on the left, so that their end stays")
+    more = next(line for line in check("--max-length", "64").splitlines() if line.startswith("longer"))
+    cut, fewer = (int(line.split(" of 200")[0].split()[-1]) for line in (longer, more))
+    assert cut > fewer > 0
+    assert "prompt and answer together only 4: runs will refuse this" in check("--max-length", "4")
+
+
 def test_all_tasks_of_a_sweep_are_checked_also_when_one_does_not_load(mirror, capsys, tmp_path):
     path = spec(
         tmp_path,

@@ -1,16 +1,19 @@
 """Greedy decoding against the library's own, on checkpoints of three families, random and slightly trained."""
 
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2s.config import ModelSource
-from w2s.decoding import Step, completion_of, end_token, greedy, next_logits, stop_tokens
+from w2s.decoding import Step, completion_of, end_token, greedy, next_logits, reading_groups, stop_tokens
+from w2s.kv_cache import is_plain
 from w2s.models import load_tokenizer
 from w2s.prompting import load_causal_lm
 
@@ -101,6 +104,40 @@ def test_how_prompts_are_cut_into_batches_changes_nothing(lm):
     assert alone.work == together.work
 
 
+@pytest.mark.parametrize("at_once", [1, 25, 60])
+def test_prompts_may_be_read_in_groups_and_rows_take_each_others_places(lm, at_once, monkeypatch):
+    monkeypatch.setattr("w2s.decoding.READ_AT_ONCE", at_once)
+    prompts = prompts_of(24, seed=5)
+    stops = common_stops(lm, prompts)
+    decoded = ours(lm, prompts, stops)
+    expected = [theirs(lm, prompt, stops) for prompt in prompts]
+    assert decoded.tokens == expected
+    assert len({len(row) for row in expected}) > 2  # rows left at several places
+
+
+def test_layers_that_see_a_window_of_tokens_keep_the_librarys_cache():
+    config = transformers.MistralConfig(
+        vocab_size=280, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=32, sliding_window=6, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert not is_plain(config)
+    prompts = prompts_of(16, seed=6)
+    stops = common_stops(model, prompts)
+    assert ours(model, prompts, stops).tokens == [theirs(model, prompt, stops) for prompt in prompts]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 100))
+def test_reading_groups_hold_every_prompt_once_and_no_more_than_fits(lengths, at_once):
+    lengths = np.array(sorted(lengths, reverse=True))
+    groups = reading_groups(lengths, at_once)
+    assert [i for group in groups for i in range(len(lengths))[group]] == list(range(len(lengths)))
+    for group in groups:
+        rows = lengths[group]
+        assert len(rows) == 1 or len(rows) * rows[0] <= at_once
+
+
 def test_prompts_of_one_length_need_no_mask(lm):
     prompts = [row[:5] for row in prompts_of(40, seed=3) if len(row) >= 5]
     assert ours(lm, prompts, []).tokens == [theirs(lm, prompt, [279]) for prompt in prompts]
@@ -136,13 +173,15 @@ class Script:
     st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), min_size=1, max_size=12),
     st.integers(1, 25),
     st.integers(1, 200),
+    st.integers(1, 20),
 )
-def test_every_prompt_gets_its_own_completion_whatever_leaves_the_batch(rows, new, budget):
+def test_every_prompt_gets_its_own_completion_whatever_leaves_the_batch(rows, new, budget, at_once):
     script = Script()
     prompts = [[63] * (length - 1) + [k] for k, length in rows]
-    decoded = greedy(
-        script, prompts, config=None, device=DEVICE, stops=[0], max_new_tokens=new, budget=budget
-    )  # fmt: skip
+    with mock.patch("w2s.decoding.READ_AT_ONCE", at_once):
+        decoded = greedy(
+            script, prompts, config=None, device=DEVICE, stops=[0], max_new_tokens=new, budget=budget
+        )  # fmt: skip
     expected = [list(range(k, -1, -1))[:new] for k, _ in rows]
     assert decoded.tokens == expected
     assert sum(script.rows) == sum(map(len, expected))  # no row is computed after its end

@@ -1,7 +1,8 @@
 """Tasks of the catalogue: from a dataset's name to rows, read from a mirror or from the hub."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from w2s.tasks.catalogue import CATALOGUE_VERSION, Dataset, LeftOut, Place, find
 from w2s.tasks.choices import rows_from
 from w2s.tasks.hub import load_splits
 from w2s.tasks.mirror import SplitFiles, find_mirror, how_to_mirror, mirrored_identity, read_split, split_files
-from w2s.tasks.tables import Table, nearest, require_columns
+from w2s.tasks.tables import PIECE, Table, nearest, require_columns
 
 Resolve = Callable[[str, str | None], str | None]
 """From a hub id and a revision to a commit."""
@@ -63,12 +64,15 @@ def read_catalogue(spec: CatalogueTask) -> SourceRows:
     spec, entry = placed(spec), entry_of(spec)
     dropped: Counter[str] = Counter()
     train, test, origin = _from_mirror(spec, entry) if spec.mirror else _from_hub(spec, entry)
-    read = {"train": sum(map(len, train)), **({"test": sum(map(len, test))} if test is not None else {})}
-    if test is not None and spec.test is None and entry.not_test is not None and read["test"] == entry.not_test[0]:
-        raise DataError(f"{test[0].source}: is not the split to test on: {entry.not_test[1]}")
-    pool_rows = _rows(spec, entry, train, dropped)
-    test_rows = None if test is None else _rows(spec, entry, test, dropped)
-    return SourceRows(pool_rows, test_rows, dropped, read, origin)
+    pool = _chosen(spec, train)
+    pool_rows, read = _rows(spec, entry, pool, dropped), {"train": pool.total}
+    if test is None:
+        return SourceRows(pool_rows, None, dropped, read, origin)
+    tested = _chosen(spec, test)
+    read["test"] = tested.total
+    if spec.test is None and entry.not_test is not None and tested.total == entry.not_test[0]:
+        raise DataError(f"{tested.source}: is not the split to test on: {entry.not_test[1]}")
+    return SourceRows(pool_rows, _rows(spec, entry, tested, dropped), dropped, read, origin)
 
 
 def catalogue_identity(spec: CatalogueTask, hash_file: HashFile) -> dict[str, Any]:
@@ -122,13 +126,13 @@ def _split(entry: Dataset, folder: Path, split: str, *, only: bool = False) -> S
     return found
 
 
-def _from_mirror(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Table] | None, str]:
+def _from_mirror(spec: CatalogueTask, entry: Dataset) -> tuple[Iterator[Table], Iterator[Table] | None, str]:
     train, test, origin = _mirrored(spec, entry)
-    tables = [table for files in train for table in read_split(entry, files)]
-    return tables, None if test is None else read_split(entry, test), origin
+    pieces = (table for files in train for table in read_split(entry, files))
+    return pieces, None if test is None else read_split(entry, test), origin
 
 
-def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Table] | None, str]:
+def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[Iterator[Table], Iterator[Table] | None, str]:
     place = _place(spec, entry)
     cure = f". {how_to_mirror(entry, place)}"
     # A converted branch has no README, hence no named configurations: a folder is named instead.
@@ -138,55 +142,83 @@ def _from_hub(spec: CatalogueTask, entry: Dataset) -> tuple[list[Table], list[Ta
         test = place.test or test
     if test and test not in splits and otherwise in splits:
         test = otherwise
-    names = [*train, *([test] if test else [])]
-    tables = []
-    for name in names:
+    for name in [*train, *([test] if test else [])]:
         source = f"dataset {place.id}, split {name}"
         if name not in splits:
             raise DataError(f"{source}: there is none{nearest(name, splits)} (splits: {', '.join(splits)})")
         require_columns(source, entry.columns, splits[name].column_names)
-        wanted = sorted({*entry.columns} | ({"group_id"} & set(splits[name].column_names)))
-        columns = cast(dict[str, list[Any]], splits[name].select_columns(wanted).to_dict())
-        tables.append(Table(source, columns, range(1, len(splits[name]) + 1), "row"))
-    n = len(train)
-    return tables[:n], tables[n:] or None, f"hub {place.id} at {spec.revision}"
+
+    def pieces(names: Sequence[str]) -> Iterator[Table]:
+        for name in names:
+            wanted = sorted({*entry.columns} | ({"group_id"} & set(splits[name].column_names)))
+            source, before = f"dataset {place.id}, split {name}", 0
+            if not len(splits[name]):
+                yield Table(source, {column: [] for column in wanted}, [], "row")
+            for batch in splits[name].select_columns(wanted).iter(batch_size=PIECE):
+                columns = cast(dict[str, list[Any]], batch)
+                numbers = range(before + 1, before + 1 + len(columns[wanted[0]]))
+                before += len(numbers)
+                yield Table(source, columns, numbers, "row")
+
+    return pieces(train), pieces([test]) if test else None, f"hub {place.id} at {spec.revision}"
 
 
-def _rows(spec: CatalogueTask, entry: Dataset, tables: Sequence[Table], dropped: Counter[str]) -> list[Row]:
-    """Rows of one split, at most `max_rows` of the source's."""
-    chosen = list(_chosen(spec, tables, dropped))
+@dataclass(frozen=True)
+class _Chosen:
+    """The rows of a split that are used, and where each stands."""
+
+    rows: Sequence[tuple[Mapping[str, Any], str]]
+    total: int
+    """Rows that the split has."""
+    source: str
+
+
+def _rows(spec: CatalogueTask, entry: Dataset, chosen: _Chosen, dropped: Counter[str]) -> list[Row]:
+    """Rows of a task from those of one split."""
+    dropped["beyond_max_rows"] += chosen.total - len(chosen.rows)
     before = dropped.copy()
     rows: list[Row] = []
-    for table, i in chosen:
-        row = {name: column[i] for name, column in table.columns.items()}
+    for row, where in chosen.rows:
         try:
-            rows += rows_from(entry.convert(row), choices=spec.choices, seed=spec.splits.split_seed, dataset=entry.key)
+            converted = entry.convert(row)
+            rows += rows_from(converted, choices=spec.choices, seed=spec.splits.split_seed, dataset=entry.key)
         except LeftOut as out:
             dropped[out.reason] += 1
         except DataError as error:
-            raise DataError(f"{table.where(i)}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
     if not rows:
-        where = ", ".join(table.source for table in tables)
-        raise DataError(f"{where}: no usable row; left out: {left_out(dropped - before) or 'none: it is empty'}")
+        without = left_out(dropped - before) or "none: it is empty"
+        raise DataError(f"{chosen.source}: no usable row; left out: {without}")
     return rows
 
 
-def _chosen(spec: CatalogueTask, tables: Sequence[Table], dropped: Counter[str]) -> Iterator[tuple[Table, int]]:
-    """(table, row) of every row, or of those whose content has the smallest hashes."""
-    everything = ((table, i) for table in tables for i in range(len(table)))
-    total = sum(map(len, tables))
-    if spec.max_rows is None or total <= spec.max_rows:
-        yield from everything
-        return
-    dropped["beyond_max_rows"] += total - spec.max_rows
-    seed, columns = spec.splits.split_seed, sorted(tables[0].columns)
+def _chosen(spec: CatalogueTask, tables: Iterable[Table]) -> _Chosen:
+    """All rows, or the `max_rows` whose content has the smallest hashes; not many more are ever in memory."""
+    most, total, sources = spec.max_rows, 0, []
+    kept: list[tuple[int, int, Mapping[str, Any], str]] = []  # hash, once there are too many; position; row; where
+    worst: int | None = None
+    for table in tables:
+        sources.append(table.source)
+        names = sorted(table.columns)
+        for i in range(len(table)):
+            row = {name: table.columns[name][i] for name in names}
+            rank = 0 if worst is None else _rank(spec, row)
+            if worst is None or rank <= worst:
+                kept.append((rank, total, row, table.where(i)))
+            total += 1
+        if most is not None and total > most and (worst is None or len(kept) > most + PIECE):
+            if worst is None:
+                kept = [(_rank(spec, row), n, row, where) for _, n, row, where in kept]
+            kept = sorted(kept, key=lambda item: item[:2])[:most]
+            worst = kept[-1][0]
+    if most is not None and worst is not None:
+        kept = sorted(kept, key=lambda item: item[:2])[:most]
+    source = ", ".join(dict.fromkeys(sources))
+    return _Chosen([(row, where) for _, _, row, where in kept], total, source)
 
-    def rank(table: Table, i: int) -> int:
-        return seeded_hash(seed, "rows", digest([_plain(table.columns[name][i]) for name in columns]))
 
-    ranked = sorted((rank(table, i), n, table, i) for n, (table, i) in enumerate(everything))
-    for _, _, table, i in ranked[: spec.max_rows]:
-        yield table, i
+def _rank(spec: CatalogueTask, row: Mapping[str, Any]) -> int:
+    return seeded_hash(spec.splits.split_seed, "rows", digest([_plain(row[name]) for name in sorted(row)]))
 
 
 def _plain(value: Any) -> Any:

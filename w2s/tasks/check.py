@@ -1,13 +1,14 @@
 """A look at a task before anything is trained on it: `w2s tasks check`."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from w2s.config import CatalogueTask, Form, ModelSource, TaskSpec
+from w2s.config import CatalogueTask, ChessTask, Form, ModelSource, TaskSpec
 from w2s.tasks import from_rows, read_rows
 from w2s.tasks.base import CONTENT_COLUMNS, TaskData, TaskSummary, summarise
 from w2s.tasks.build import SourceRows, row_id, row_keys
@@ -41,8 +42,10 @@ class TaskCheck:
     """Rows of the source by split."""
     data: TaskData
     summary: TaskSummary
-    examples: Mapping[int, Mapping[str, str]]
-    """One example's content for each label."""
+    paper: str | None
+    """How many examples Burns et al. 2023 had, in words, where they say."""
+    examples: Sequence[tuple[int | None, Mapping[str, Any]]]
+    """Two examples: the label, None where there are none, and the content; one of each label."""
     shared_with_test: Mapping[str, int]
     """Rows of the source's train split that share something with its test split, by what: text, prompt, passage, ..."""
     groups_in_two_parts: int
@@ -53,18 +56,20 @@ class TaskCheck:
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """Tokens of what one model reads of a task."""
+    """Tokens of what one model reads of a task; of `generate` these are the prompts."""
 
     model: str
     examples: int
     quantiles: Mapping[str, Mapping[float, int]]
     """Of "texts", and for `compare` (where a text is a prompt with one of its replies) of "prompts" and "replies"."""
     max_length: int
-    """Tokens that are kept: the setting, or what the model has positions for."""
+    """Tokens that are kept, of `generate` with the answer: the setting, or what the model has positions for."""
     limited_by_model: bool
+    room: int
+    """`generate`: tokens that are kept free for the answer and its end; otherwise 0."""
     cut: int
-    """Examples that lose tokens: of `classify` the end, of `compare` the beginning of the prompt, as much for one reply
-    as for the other."""
+    """Examples that lose tokens: of `classify` the end, of the others the beginning of the prompt, of `compare` as much
+    for one reply as for the other."""
     without_prompt: int
     """`compare`: pairs with a reply that leaves no room for the prompt."""
     cut_replies: int
@@ -79,22 +84,32 @@ def check_task(spec: TaskSpec) -> TaskCheck:
     """
     rows = read_rows(spec)
     data = from_rows(spec, rows)
+    entry = find_dataset(spec.dataset) if isinstance(spec, CatalogueTask) else None
     return TaskCheck(
         spec=spec,
-        entry=find_dataset(spec.dataset) if isinstance(spec, CatalogueTask) else None,
+        entry=entry,
         origin=rows.origin,
         read=rows.read,
         data=data,
         summary=summarise(data),
-        examples=_one_of_each(data),
+        paper=_in_the_paper(spec, entry),
+        examples=_two(data),
         shared_with_test=_shared(spec.form, rows),
         groups_in_two_parts=_straddling(spec.form, rows, data),
         conversations=conversations(data),
     )
 
 
-def token_lengths(data: TaskData, model: ModelSource, max_length: int) -> TokenLengths:
+def token_lengths(
+    data: TaskData, model: ModelSource, max_length: int, *, max_new_tokens: int | None = None
+) -> TokenLengths:
     """Tokens of a task's texts under a model's tokenizer, uncut.
+
+    Args:
+        data: The task.
+        model: Whose tokenizer.
+        max_length: Tokens to keep of a text, if the model has positions for them.
+        max_new_tokens: Of an answer, as the task says; None: as the longest needs.
 
     Raises:
         ModelError: The model or its tokenizer cannot be read.
@@ -111,6 +126,11 @@ def token_lengths(data: TaskData, model: ModelSource, max_length: int) -> TokenL
 
     lengths = {"texts": lengths_of(data.form, data.frame)}
     longest, replies = lengths["texts"], np.zeros(data.frame.height)
+    room = 0
+    if data.form == "generate":
+        from w2s.answering import room_for
+
+        room = room_for(tokenizer, data.frame["answer"].to_list(), wanted=max_new_tokens)
     if data.form == "compare":
         lengths["replies"] = lengths_of("compare", data.frame.with_columns(prompt=pl.lit("")))
         longest, replies = (lengths[of].reshape(-1, 2).max(axis=1) for of in ("texts", "replies"))
@@ -125,7 +145,8 @@ def token_lengths(data: TaskData, model: ModelSource, max_length: int) -> TokenL
         },
         max_length=bound,
         limited_by_model=bound < max_length,
-        cut=int((longest > bound).sum()),
+        room=room,
+        cut=int((longest > bound - room).sum()),
         without_prompt=int(((replies >= bound) & (longest > replies)).sum()),
         cut_replies=int((replies > bound).sum()),
     )
@@ -146,15 +167,21 @@ def _share_a_prompt(first: str, second: str, separator: str) -> bool:
     return bool(turn) and prompt == other and separator in second
 
 
-def _one_of_each(data: TaskData) -> Mapping[int, Mapping[str, str]]:
-    """The first example of each label in the part that supervisors are trained on."""
+def _in_the_paper(spec: TaskSpec, entry: Dataset | None) -> str | None:
+    """From the text of Burns et al. 2023, which gives sizes for SciQ and for chess only."""
+    if isinstance(spec, ChessTask):
+        return "50,000 puzzles for the supervisor, another 50,000 for each student, and 5,000 to test"
+    return f"about {entry.paper_examples:,}" if entry and entry.paper_examples else None
+
+
+def _two(data: TaskData) -> Sequence[tuple[int | None, Mapping[str, Any]]]:
+    """Of the part that supervisors are trained on, the first example of each label, or the first two."""
     part = data.part("supervise")
-    columns = CONTENT_COLUMNS[data.form]
-    return {
-        label: row
-        for label in (0, 1)
-        for row in part.filter(pl.col("label") == label).head(1).select(columns).to_dicts()
-    }
+    columns = [*CONTENT_COLUMNS[data.form], *({"tags"} & set(part.columns))]
+    if data.form == "generate":
+        return [(None, row) for row in part.head(2).select(columns).to_dicts()]
+    firsts = (part.filter(pl.col("label") == label).head(1).select(columns).to_dicts() for label in (0, 1))
+    return [(label, row) for label, rows in enumerate(firsts) for row in rows]
 
 
 def _shared(form: Form, rows: SourceRows) -> Mapping[str, int]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from w2s.errors import DataError
 from w2s.fingerprints import HashFile
-from w2s.tasks.catalogue import Dataset, Place, datasets
-from w2s.tasks.tables import KINDS, Table, file_kind, nearest, read_aligned, read_table, require_columns, table_columns
+from w2s.tasks.catalogue import Dataset, Layout, Place, datasets
+from w2s.tasks.tables import KINDS, Table, file_kind, nearest, read_aligned, read_pieces, require_columns, table_columns
 
 MIRROR_VARIABLE = "W2S_MIRROR"
 """Environment variable that names a folder of mirrored datasets."""
@@ -118,15 +118,17 @@ def split_files(entry: Dataset, folder: Path, split: str, *, only: bool = False)
     return None
 
 
-def read_split(entry: Dataset, files: SplitFiles) -> list[Table]:
-    """The columns of the dataset that its examples are made of, file by file, with those of another layout adapted.
+def read_split(entry: Dataset, files: SplitFiles) -> Iterator[Table]:
+    """The columns of the dataset that its examples are made of, piece by piece, with those of another layout adapted.
 
     Raises:
         DataError: A file cannot be read or lacks a column.
     """
     if files.aligned:
-        return [read_aligned(*files.files)]
-    return [_read(entry, path) for path in files.files]
+        yield read_aligned(*files.files)
+    else:
+        for path in files.files:
+            yield from _read(entry, path)
 
 
 def mirrored_identity(files: SplitFiles, hash_file: HashFile) -> list[list[str]]:
@@ -208,18 +210,22 @@ def _aligned(entry: Dataset, folder: Path, split: str) -> tuple[Path, Path] | No
     return None
 
 
-def _read(entry: Dataset, path: Path) -> Table:
+def _read(entry: Dataset, path: Path) -> Iterator[Table]:
     names = None
     if entry.headerless and file_kind(path) in ("csv", "tsv") and not set(entry.columns) <= set(table_columns(path)):
         names = entry.headerless
     present = set(names or table_columns(path))
     for layout in entry.layouts:
         if not set(entry.columns) <= present and set(layout.columns) <= present:
-            table = read_table(path, wanted=layout.columns)
-            cells = [{name: column[i] for name, column in table.columns.items()} for i in range(len(table))]
-            rows = [layout.adapt(row) for row in cells]
-            columns = {name: [row.get(name) for row in rows] for name in entry.columns}
-            return Table(table.source, columns, table.numbers, table.unit)
+            yield from (_adapted(entry, layout, table) for table in read_pieces(path, wanted=layout.columns))
+            return
     require_columns(str(path), entry.columns, present)
     optional = {"group_id"} & present
-    return read_table(path, wanted={*entry.columns, *optional}, names=names)
+    yield from read_pieces(path, wanted={*entry.columns, *optional}, names=names)
+
+
+def _adapted(entry: Dataset, layout: Layout, table: Table) -> Table:
+    cells = [{name: column[i] for name, column in table.columns.items()} for i in range(len(table))]
+    rows = [layout.adapt(row) for row in cells]
+    columns = {name: [row.get(name) for row in rows] for name in entry.columns}
+    return Table(table.source, columns, table.numbers, table.unit)

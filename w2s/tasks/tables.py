@@ -19,6 +19,8 @@ from w2s.errors import DataError
 from w2s.fingerprints import HashFile
 
 KINDS = ("jsonl", "csv", "tsv", "parquet")
+PIECE = 20_000
+"""Rows of a piece of a large source."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,27 @@ def read_table(
     also: tuple[str, ...] = (),
     limit: int | None = None,
 ) -> Table:
-    """Read the wanted columns of one file.
+    """Read the wanted columns of one file. See `read_pieces`.
+
+    Args:
+        limit: No more than this many rows (or, of JSONL, lines), for a first look.
+    """
+    pieces = list(read_pieces(path, wanted=wanted, names=names, also=also, limit=limit))
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = {name: [cell for piece in pieces for cell in piece.columns[name]] for name in pieces[0].columns}
+    return Table(str(path), columns, [number for piece in pieces for number in piece.numbers], pieces[0].unit)
+
+
+def read_pieces(
+    path: Path,
+    *,
+    wanted: Collection[str],
+    names: Sequence[str] | None = None,
+    also: tuple[str, ...] = (),
+    limit: int | None = None,
+) -> Iterator[Table]:
+    """Read the wanted columns of one file piece by piece, so that memory holds no more of it than is kept.
 
     TSV cells hold no quotes or escapes, as in GLUE: a tab always ends a cell and a line break a row. CSV follows RFC
     4180. Cells of both are text. Blank lines are skipped. A .txt file has one column, `text`.
@@ -108,14 +130,15 @@ def read_table(
     kind = file_kind(path, also=also)
     with _readable(path):
         if kind == "parquet":
-            return _read_parquet(path, wanted, limit)
-        if kind == "jsonl":
-            return _read_jsonl(path, wanted, limit)
-        if kind == "txt":
+            yield from _read_parquet(path, wanted, limit)
+        elif kind == "jsonl":
+            yield from _read_jsonl(path, wanted, limit)
+        elif kind == "txt":
             rows = ((number, [line]) for number, line in _lines(path) if line.strip())
-            return _from_rows(path, rows, ["text"], wanted, limit)
-        rows = _csv_rows(path) if kind == "csv" else _tsv_rows(path)
-        return _from_rows(path, rows, None if names is None else list(names), wanted, limit)
+            yield from _from_rows(path, rows, ["text"], wanted, limit)
+        else:
+            rows = _csv_rows(path) if kind == "csv" else _tsv_rows(path)
+            yield from _from_rows(path, rows, None if names is None else list(names), wanted, limit)
 
 
 def table_columns(path: Path) -> list[str]:
@@ -232,7 +255,7 @@ def _from_rows(
     names: list[str] | None,
     wanted: Collection[str],
     limit: int | None,
-) -> Table:
+) -> Iterator[Table]:
     if names is None:
         names = next(rows, (0, None))[1]
         if names is None:
@@ -246,24 +269,49 @@ def _from_rows(
             raise DataError(f"{path}: the file is empty")
         require_columns(str(path), wanted, names)
     places = {name: names.index(name) for name in wanted}
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    numbers: list[int] = []
+    piece = _Piece(path, wanted)
+    empty = True
     for number, cells in itertools.islice(rows, limit):
         if len(cells) != len(names):
             expected = f"{len(names)} ({', '.join(names)})"
             raise DataError(f"{path}, line {number}: {len(cells)} cells where {expected} are expected")
-        for name, place in places.items():
-            columns[name].append(cells[place])
-        numbers.append(number)
-    if not numbers:
+        piece.add(number, {name: cells[place] for name, place in places.items()})
+        if len(piece) == PIECE:
+            empty = False
+            yield piece.taken()
+    if empty and not len(piece):
         raise DataError(f"{path}: the file has no rows")
-    return Table(str(path), columns, numbers, "line")
+    if len(piece):
+        yield piece.taken()
 
 
-def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Table:
-    columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    numbers: list[int] = []
+class _Piece:
+    """Rows of a text file that wait to be a table."""
+
+    def __init__(self, path: Path, wanted: Collection[str]) -> None:
+        self.path = path
+        self.columns: dict[str, list[Any]] = {name: [] for name in wanted}
+        self.numbers: list[int] = []
+
+    def add(self, number: int, row: Mapping[str, Any]) -> None:
+        for name, values in self.columns.items():
+            values.append(row.get(name))
+        self.numbers.append(number)
+
+    def taken(self) -> Table:
+        """The rows so far; the next piece begins."""
+        table = Table(str(self.path), self.columns, self.numbers, "line")
+        self.columns, self.numbers = {name: [] for name in self.columns}, []
+        return table
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Iterator[Table]:
+    piece = _Piece(path, wanted)
     present: set[str] = set()
+    empty = True
     for number, line in itertools.islice(_lines(path), limit):
         if not line.strip():
             continue
@@ -274,18 +322,26 @@ def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Table
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a {type(row).__name__} where a JSON object is expected")
         present.update(row)
-        for name, values in columns.items():
-            values.append(row.get(name))
-        numbers.append(number)
-    if not numbers:
+        piece.add(number, row)
+        # A column that no row had yet may still come, or is missing: that is said before any row is used.
+        if len(piece) >= PIECE and present.issuperset(wanted):
+            empty = False
+            yield piece.taken()
+    if empty and not len(piece):
         raise DataError(f"{path}: the file is empty")
     require_columns(str(path), wanted, present)
-    return Table(str(path), columns, numbers, "line")
+    if len(piece):
+        yield piece.taken()
 
 
-def _read_parquet(path: Path, wanted: Collection[str], limit: int | None) -> Table:
+def _read_parquet(path: Path, wanted: Collection[str], limit: int | None) -> Iterator[Table]:
     require_columns(str(path), wanted, pl.read_parquet_schema(path))
-    frame = pl.read_parquet(path, columns=sorted(wanted), n_rows=limit)
-    if frame.is_empty():
+    rows = pl.scan_parquet(path, glob=False, n_rows=limit).select(sorted(wanted))
+    read = 0
+    for frame in rows.collect_batches(chunk_size=PIECE, maintain_order=True):
+        if frame.height:
+            numbers = range(read + 1, read + frame.height + 1)
+            yield Table(str(path), frame.to_dict(as_series=False), numbers, "row")
+            read += frame.height
+    if not read:
         raise DataError(f"{path}: the file has no rows")
-    return Table(str(path), frame.to_dict(as_series=False), range(1, frame.height + 1), "row")
