@@ -1,6 +1,7 @@
 """The Ray that a plan is executed on: a running cluster, or one of our own on this machine."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -110,7 +111,8 @@ def connected(address: str | None) -> Iterator[Cluster]:
         if carried := carried_environment():
             options["runtime_env"] = {"worker_process_setup_hook": _setting(carried)}
     try:
-        context = ray.init(**options)
+        with _daemons_in_groups_of_their_own():
+            context = ray.init(**options)
     except Exception as error:  # of all kinds; a start that takes too long is a plain Exception
         if not address:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -126,6 +128,43 @@ def connected(address: str | None) -> Iterator[Cluster]:
     finally:
         if not _keep:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _daemons_in_groups_of_their_own() -> Iterator[None]:
+    """Processes that Ray starts meanwhile leave our process group: a SIGTERM to the group, as `timeout` sends it, is a
+    request to us, and would take Ray from under the runs that are to save their states. They still die with us, by a
+    death signal that Ray asks the kernel for.
+
+    Ray does so itself on Windows. The class is private: without it, Ray's processes stay where they were.
+    """
+    from ray._private import services
+
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None or sys.platform != "linux":
+        yield
+        return
+    services.ConsolePopen = functools.partial(popen, process_group=0)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def ended_children() -> frozenset[int]:
+    """Processes that this one started, as Ray's are, and that have ended before it.
+
+    After a SIGTERM to every process of a job, Ray's monitors end. Its servers do not, but wait for one another, and
+    everybody for them.
+    """
+    import psutil
+
+    ended = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.status() == psutil.STATUS_ZOMBIE:
+                ended.add(child.pid)
+    return frozenset(ended)
 
 
 def _cluster(*, is_own: bool) -> Cluster:

@@ -3,12 +3,13 @@
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweep.execution.cluster import Cluster, check_places, connected, prepare_environment
+from sweep.execution.cluster import Cluster, check_places, connected, ended_children, prepare_environment
 from sweep.execution.execute import Science
 from sweep.execution.frontier import Frontier
 from sweep.execution.groups import GroupWatch
@@ -206,8 +207,12 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
         what = f"{which} (short ones finish)" if n else "no run has begun that had to save its state"
         progress.say(f"stopping: {what}; Ctrl-C again quits at once")
 
-    interrupts.install(ask_to_stop)
-    tuner.fit()
+    fitted, ended = threading.Event(), ended_children()
+    interrupts.install(ask_to_stop, is_lost=lambda: not fitted.is_set() and ended_children() > ended)
+    try:
+        tuner.fit()
+    finally:
+        fitted.set()
     if searcher.error is not None:
         raise searcher.error
     return searcher.twice

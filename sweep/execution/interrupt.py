@@ -3,12 +3,12 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -22,16 +22,23 @@ LOOK_EVERY_SECONDS = 1.0
 class Interrupts:
     """From `install` to the end of the context, the first SIGINT or SIGTERM asks, and the second quits at once.
 
+    A thread hears of signals through a pipe that Python writes to as they come. Handlers would have to wait until the
+    main thread is back from Ray, and where Ray has died it is not for a minute.
+
     Args:
         on_second: Does not return.
     """
 
     def __init__(self, on_second: Callable[[], Any] | None = None) -> None:
         self._on_first: Callable[[], None] = lambda: None
+        self._is_lost: Callable[[], bool] = lambda: False
         self._on_second = on_second or quit_at_once
         self._count = 0
-        self._wake = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
+        self._listener: threading.Thread | None = None
+        self._heard, self._told = socket.socketpair()
+        self._told.setblocking(False)
+        self._told_before = -1
 
     @property
     def requested(self) -> bool:
@@ -40,32 +47,50 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         return self
 
-    def install(self, on_first: Callable[[], None]) -> None:
+    def install(self, on_first: Callable[[], None], is_lost: Callable[[], bool] = lambda: False) -> None:
         """Once Ray is started, which brings a handler of its own.
 
         Args:
-            on_first: Called once, in a thread of its own, since a signal handler must neither print nor speak to Ray.
+            on_first: Called once, in a thread of its own, since it may wait for Ray.
+            is_lost: Whether what was asked to stop is gone already, so that nothing would ever end: the same signal may
+                have been sent to every process of a job. Then there is no waiting for a second one.
         """
-        self._on_first = on_first
+        self._on_first, self._is_lost = on_first, is_lost
         if threading.current_thread() is threading.main_thread():  # others may not have handlers
-            threading.Thread(target=self._wait, name="w2s-interrupt", daemon=True).start()
-            self._before = {which: signal.signal(which, self._handle) for which in SIGNALS}
+            self._listener = threading.Thread(target=self._listen, name="w2s-interrupt", daemon=True)
+            self._listener.start()
+            self._told_before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+            self._before = {which: signal.signal(which, lambda number, frame: None) for which in SIGNALS}
 
     def __exit__(self, *exc: object) -> None:
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
-        self._wake.set()
+        if self._listener is not None:
+            for which, handler in self._before.items():
+                signal.signal(which, handler)
+            signal.set_wakeup_fd(self._told_before)
+            self._told.send(_ENOUGH)
+            self._listener.join()
+        self._heard.close()
+        self._told.close()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count > 1:
-            self._on_second()
-        self._wake.set()
+    def _listen(self) -> None:
+        while True:
+            try:
+                number = self._heard.recv(1)
+            except TimeoutError:
+                number = b""
+            if number == _ENOUGH:
+                return
+            if number and number[0] in SIGNALS:
+                self._count += 1
+                if self._count == 1:
+                    threading.Thread(target=self._on_first, name="w2s-interrupt-asks", daemon=True).start()
+                    self._heard.settimeout(LOOK_EVERY_SECONDS)
+            if self._count > 1 or (self._count and self._is_lost()):
+                self._on_second()
 
-    def _wait(self) -> None:
-        self._wake.wait()
-        if self._count:
-            self._on_first()
+
+_ENOUGH = b"\0"
+"""In the place of a signal's number."""
 
 
 def quit_at_once() -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C on a real terminal: the first saves what runs and ends, the second ends at once; nothing is left behind."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -155,6 +156,28 @@ def test_the_second_ctrl_c_ends_at_once_and_leaves_nothing(long, tmp_path, by):
     assert not [
         f for f in Path(tempfile.gettempdir()).glob("w2s-tune-*") if f.stat().st_uid == os.getuid() and owner(f)
     ]
+
+
+@pytest.mark.parametrize("to", ["group", "all"])
+def test_sigterm_to_more_than_the_driver(long, tmp_path, to):
+    """`timeout` sends it to the process group, which is as good as Ctrl-C; systemd and Slurm to every process."""
+    results, words, run_id = long
+    terminal = Terminal(*words, "--storage", results.storage, cwd=tmp_path)
+    state = state_of(results, run_id)
+    terminal.until(state.exists)
+    family = terminal.family()
+    if to == "group":
+        os.killpg(terminal.process.pid, signal.SIGTERM)
+    else:
+        for process in [*family, psutil.Process(terminal.process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+    assert terminal.wait() == 130, terminal.text
+    assert ("the same command goes on from the saved states" in terminal.text) == (to == "group")
+    assert "the same command goes on from the s" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert still_running(family) == []
+    assert state.exists()
 
 
 def owner(folder: Path) -> bool:
