@@ -272,6 +272,13 @@ def _basis(ask: Forecaster, question: Question, measured: Mapping[str, float]) -
         )
     elif known < len(ask.todo):
         lines.append(f"assumed: {assumed.core[1] / 1e9:g} to {assumed.core[0] / 1e9:g} GFLOP/s on a CPU core")
+    most = max((ask.demand(ask.plan.runs[run_id]).devices for run_id in ask.todo), default=0)
+    if ask.gpu and most > 1:
+        across = f", {ask.gpu.name}s of several machines among them" if most > ask.node.devices else ""
+        lines.append(
+            f"assumed: k GPUs of one run are k times as fast, times {assumed.devices[1]:g} to {assumed.devices[0]:g}"
+            f"{across}; no other term stands for traffic between them, however slow their network is"
+        )
     if ask.gpu and not question.own_price:
         lines.append(
             f"prices: approximate public list prices, {PRICES_OF} ({ask.gpu.note}); --price LOW-HIGH sets yours"
