@@ -1,7 +1,8 @@
 """Placement: what runs ask for, the ladder after running out of memory, room for large runs, learning. All pure."""
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -145,6 +146,17 @@ def test_on_cpus_a_run_is_on_one_device_unless_the_spec_says_otherwise():
     shape = shapes_on(laptop, devices_per_run=2, parallel="fsdp").of(run)
     assert shape == {"train_slot": 1.0, "devices": 2.0, "use_gpu": 0.0, "threads": 1.0, "fsdp": 1.0}
     assert shapes_on(laptop, devices_per_run=2).of(run_of(None, kind="labels")) == {"CPU": 1.0}
+
+
+def test_the_manual_names_every_value_of_the_keys_that_cut_runs_and_what_may_be_given():
+    manual = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    rows = {row.split("|")[2].strip(): row for row in manual.splitlines() if row.startswith("|") and "`" in row}
+    values = get_args(Compute.model_fields["parallel"].annotation)
+    assert values
+    assert [f"`{value}`" in {name.split(" ")[0] for name in rows} for value in values] == [True] * len(values)
+    assert "any whole number from 1" in rows
+    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},), is_own=True)
+    assert shapes_on(laptop, devices_per_run=3).of(run_of(needs()))["devices"] == 3.0
 
 
 def test_a_cluster_without_slots_of_ours_lends_its_head_node():
