@@ -15,7 +15,7 @@ from sweep.plan_command import counts_table, name_damaged, warn_unwritable
 from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import STALE_SECONDS, State, stand, stragglers
+from sweep.state import STALE_SECONDS, State, share_done, stand, stragglers
 from sweep.storage.gc import delete, find_garbage
 from sweep.storage.manifest import write_manifest
 from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
@@ -187,9 +187,7 @@ def status(args: argparse.Namespace) -> int:
 
         for line in status_lines(args.spec, args.storage):
             console.print(line)
-    work = {i: run.work for i, run in plan.runs.items()}
-    done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
-    console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
+    console.print(f"{share_done(plan, standings):.0%} of the FLOPs of the plan are done")
     slow = stragglers(plan, standings, session.store)
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from sweep.execution.progress import duration
 from sweep.forecast.text import print_forecast, question_of
 from sweep.plan import KINDS, Plan
-from sweep.printing import console, size
+from sweep.printing import console, duration, size
 from sweep.session import Session
 from sweep.state import Standing, State, stand
 from sweep.storage.store import Store

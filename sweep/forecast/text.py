@@ -8,13 +8,12 @@ from rich.table import Table
 
 from sweep.errors import SweepError
 from sweep.execution.measured import Measurement, read_measurements
-from sweep.execution.progress import duration
 from sweep.forecast.forecaster import ENOUGH, Forecast, Forecaster, enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS, PRICES_OF, Gpu, find_gpu, fits, smallest_that_holds
 from sweep.forecast.simulate import Machines, Schedule
 from sweep.forecast.timing import Assumptions, likeness, measured_seconds, passes, with_mfu
 from sweep.plan import Plan, Run
-from sweep.printing import console, size
+from sweep.printing import console, duration, size
 from sweep.session import Session
 from sweep.spec import Compute
 from sweep.storage.store import Store
