@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
@@ -201,6 +202,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
+    session = None
     if Path(args.source).is_file():
         session = Session.open(args.source, args.storage)
         store, sweep = session.store, session.sweep_id
@@ -222,7 +224,25 @@ def report(args: argparse.Namespace) -> int:
         _require_storage(store)
     out = _out(args.out) if args.out else _report_folder(store, sweep)
     print(f"report: {_report(store, sweep, out, every_figure=True if args.every_figure else None)}")
+    if session is not None:
+        for line in _missing(session, args.source):
+            print(line)
     return 0
+
+
+def _missing(session: Session, source: str) -> list[str]:
+    """What of a sweep is not in its report yet, in words; nothing if all of it is."""
+    standings = stand(session.plan, session.store)
+    missing = Counter(s.state for s in standings.values() if s.state != State.DONE)
+    if not missing:
+        return []
+    n = sum(missing.values())
+    states = ", ".join(f"{missing[state]:,} {state.value}" for state in State if missing[state])
+    verb = "is" if n == 1 else "are"
+    return [
+        f"{_count(n, 'run')} of {len(standings):,} {verb} missing in it ({states}): w2s status {shlex.quote(source)} "
+        "names what runs or failed, and w2s run goes on"
+    ]
 
 
 def _report_folder(store: Store, sweep: str | None) -> Path:

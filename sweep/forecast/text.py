@@ -224,9 +224,9 @@ def _print_memory(ask: Forecaster, compute: Compute) -> None:
     settings = [run.settings for run in largest.values() if run.settings is not None]
     micro, whole = min(((int(s.micro_batch_size), s.batch_size) for s in settings), default=(1, 1))
     if micro < whole and compute.memory_gb < 0.7 * real:
-        _line(
-            "note", f"compute.memory_gb: {compute.memory_gb:g} cuts batches of {whole} down to {micro}; more is faster"
-        )
+        default = "" if "memory_gb" in compute.model_fields_set else " (the default)"
+        cuts = f"{compute.memory_gb:g}{default} cuts batches of {whole} down to {micro}"
+        _line("note", f"compute.memory_gb: {cuts}; more is faster")
 
 
 # -- other numbers of nodes --------------------------------------------------------------------------------------
@@ -332,5 +332,11 @@ def _price(forecast: Forecast, price: tuple[float, float]) -> str:
     """Rented hours at the lower and the upper price."""
     hours = [wall * forecast.machines.nodes * (forecast.machines.devices or 1) / 3600 for wall in forecast.wall]
     costs = (hours[0] * price[0], hours[1] * price[1])
-    low, high = (f"${cost:,.2f}" if cost < 10 else f"${cost:,.0f}" for cost in costs)
+    low, high = (_dollars(cost) for cost in costs)
     return high if low == high else f"{low} to {high}"
+
+
+def _dollars(cost: float) -> str:
+    if 0 < cost < 0.01:
+        return "under $0.01"
+    return f"${cost:,.2f}" if cost < 10 else f"${cost:,.0f}"
