@@ -57,7 +57,8 @@ def completeness(results: Results) -> list[str]:
     if total == 0:
         return [note[0].upper() + note[1:] + "." for note in results.notes] or ["There are no weak-to-strong pairs."]
     if results.missing.is_empty():
-        lines = [f"All {total} pairs (weak, strong, method, seed) are complete."]
+        whole = "The only pair {} is complete." if total == 1 else f"All {total} pairs {{}} are complete."
+        lines = [whole.format("(weak, strong, method, seed)")]
     else:
         lines = [f"{results.pairs.height} of {total} pairs (weak, strong, method, seed) are complete."]
         lines.append("Missing: " + "; ".join(missing_by_kind(results)) + ".")

@@ -39,6 +39,7 @@ TASKS = {
     "facts": (12_800, 0, 22, 30),
     "facts-pairs": (6_400, 0, 22, 30),
     "mate-in-one": (10_000, 0, 140, 320),
+    "puzzles": (20_000, 0, 110, 160),  # of lichess.yaml: some rows of the file; a position in FEN and a question
 }
 
 

@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = add(
         "plan",
-        "show what a sweep would run, what is done already, and what the rest costs",
+        "show what a sweep would run, what is done already, and what the rest costs; writes nothing but what it "
+        "computed of data and models, into the storage's cache/ folder, which may be deleted",
         spec=True,
         run=plan_command.plan,
     )

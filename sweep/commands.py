@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from sweep.plan_command import counts_table, name_damaged, warn_unwritable
 from sweep.printing import console, size
 from sweep.session import Session
 from sweep.spec import nearest
-from sweep.state import STALE_SECONDS, State, stand, stragglers
+from sweep.state import STALE_SECONDS, State, share_done, stand, stragglers
 from sweep.storage.gc import delete, find_garbage
 from sweep.storage.manifest import write_manifest
 from sweep.storage.secrets import STORAGE_CURE, refuse_credentials
@@ -190,9 +191,7 @@ def status(args: argparse.Namespace) -> int:
 
         for line in status_lines(args.spec, args.storage):
             console.print(line)
-    work = {i: run.work for i, run in plan.runs.items()}
-    done = sum(work[i] for i, s in standings.items() if s.state == State.DONE)
-    console.print(f"{done / (sum(work.values()) or 1):.0%} of the FLOPs of the plan are done")
+    console.print(f"{share_done(plan, standings):.0%} of the FLOPs of the plan are done")
     slow = stragglers(plan, standings, session.store)
     for run_id, standing in standings.items():
         notable = standing.state in (State.RUNNING, State.FAILED, State.GIVEN_UP) or "interrupted" in standing.reason
@@ -206,6 +205,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
+    session = None
     if Path(args.source).is_file():
         session = Session.open(args.source, args.storage)
         store, sweep = session.store, session.sweep_id
@@ -227,7 +227,25 @@ def report(args: argparse.Namespace) -> int:
         _require_storage(store)
     out = _out(args.out) if args.out else _report_folder(store, sweep)
     print(f"report: {_report(store, sweep, out, every_figure=True if args.every_figure else None)}")
+    if session is not None:
+        for line in _missing(session, args.source):
+            print(line)
     return 0
+
+
+def _missing(session: Session, source: str) -> list[str]:
+    """What of a sweep is not in its report yet, in words; nothing if all of it is."""
+    standings = stand(session.plan, session.store)
+    missing = Counter(s.state for s in standings.values() if s.state != State.DONE)
+    if not missing:
+        return []
+    n = sum(missing.values())
+    states = ", ".join(f"{missing[state]:,} {state.value}" for state in State if missing[state])
+    verb = "is" if n == 1 else "are"
+    return [
+        f"{_count(n, 'run')} of {len(standings):,} {verb} missing in it ({states}): w2s status {shlex.quote(source)} "
+        "names what runs or failed, and w2s run goes on"
+    ]
 
 
 def _report_folder(store: Store, sweep: str | None) -> Path:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from sweep.execution.progress import duration
 from sweep.forecast.text import print_forecast, question_of
 from sweep.plan import KINDS, Plan
-from sweep.printing import console, size
+from sweep.printing import console, duration, size
 from sweep.session import Session
 from sweep.state import Standing, State, stand
 from sweep.storage.store import Store
@@ -39,8 +38,9 @@ def plan(args: argparse.Namespace) -> int:
     plan = session.plan
     todo = {run_id for run_id, s in standings.items() if s.state in WILL_RUN}
     warn_unwritable(session.store)
+    counted = "1 pair" if len(plan.pairs) == 1 else f"{len(plan.pairs):,} pairs"
     console.print(
-        f"sweep [bold]{session.sweep_id}[/bold]: {len(plan.pairs)} pairs x methods x seeds -> {session.store.root}"
+        f"sweep [bold]{session.sweep_id}[/bold]: {counted} (weak, strong, method, seed) -> {session.store.root}"
     )
     for name, task in session.inputs.tasks.items():
         sizes = ", ".join(f"{part} {n:,}" for part, n in task.summary.sizes.items())
@@ -60,7 +60,7 @@ def plan(args: argparse.Namespace) -> int:
     path = max((plan.path_work[run_id] for run_id in todo), default=0.0)
     console.print(f"to run: {work:.2e} FLOPs ({_time(work)}), longest chain {path:.2e}" if todo else "nothing to run")
     memory = max((run.memory for run in plan.runs.values()), default=0)
-    console.print(f"memory: at most {size(memory)} on a device for one run")
+    console.print(f"memory: the largest run needs {size(memory)} where it has one device to itself")
     console.print(f"storage: about {size(_disk(plan))} in all")
     if session.spec.tune is not None:
         from sweep.tuning.session import plan_lines  # brings optuna
@@ -94,7 +94,9 @@ def _time(work: float) -> str:
     if work / NOMINAL_GPU_FLOPS < 60:
         time = duration(max(1.0, work / NOMINAL_CORE_FLOPS))
         return f"about {time} of one CPU core at {NOMINAL_CORE_FLOPS / 1e9:g} GFLOP/s"
-    return f"{work / NOMINAL_GPU_FLOPS / 3600:.3g} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s"
+    hours = work / NOMINAL_GPU_FLOPS / 3600
+    count = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    return f"{count} GPU-hours at {NOMINAL_GPU_FLOPS / 1e12:g} TFLOP/s"
 
 
 def warn_unwritable(store: Store) -> None:

@@ -10,6 +10,7 @@ from statistics import median
 
 from sweep.errors import StoreError
 from sweep.plan import Plan, Run
+from sweep.printing import about
 from sweep.storage.records import Done, Failure, Heartbeat
 from sweep.storage.store import Store
 
@@ -115,13 +116,26 @@ def _started_before(beats: Sequence[Heartbeat], failures: Sequence[Failure]) -> 
 def _on_its_way(beat: Heartbeat) -> str:
     """How far a run is, how fast, and when it will end if it goes on like this."""
     told = [f"{beat.fraction:.0%} on {beat.host}"]
-    done, elapsed = beat.fraction - beat.from_fraction, _elapsed(beat)
+    begun = beat.started if beat.from_time is None else beat.from_time
+    done, elapsed = beat.fraction - beat.from_fraction, 0.0 if begun is None else beat.time - begun
     if done > 0 and elapsed > 0:
         rate = done / elapsed
-        told.append(f"{60 * rate:.2g} of it a minute" if rate < 0.01 else f"{100 * rate:.2g} % a second")
-        told.append(f"ends in about {(1 - beat.fraction) / rate:.0f} s")
+        told.append(f"{6000 * rate:.2g} % a minute" if rate < 0.01 else f"{100 * rate:.2g} % a second")
+        told.append(f"ends in about {about((1 - beat.fraction) / rate)}")
     told.append(f"seen {beat.age:.0f} s ago")
     return ", ".join(told)
+
+
+def share_done(plan: Plan, standings: Mapping[str, Standing]) -> float:
+    """Share of the plan's FLOPs that is done, with the parts of running runs that are; 1 for a plan without any."""
+    done = 0.0
+    for run_id, run in plan.runs.items():
+        standing = standings[run_id]
+        if standing.state == State.DONE:
+            done += run.work
+        elif standing.state == State.RUNNING and standing.beat is not None:
+            done += run.work * standing.beat.fraction
+    return done / (sum(run.work for run in plan.runs.values()) or 1.0)
 
 
 def _elapsed(beat: Heartbeat) -> float:

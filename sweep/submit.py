@@ -56,6 +56,7 @@ def submit(args: argparse.Namespace) -> int:
         SpecError: The spec, or a file that it names, is wrong; nothing was sent.
         SweepError: The cluster is not up, or refuses the job.
     """
+    cluster = None if args.cluster is None else cluster_file(args.cluster)
     file = Path(args.spec)
     spec = load_spec(file)
     storage = check_storage(args.storage or spec.storage, file)
@@ -66,8 +67,8 @@ def submit(args: argparse.Namespace) -> int:
     command = entrypoint(file.name, storage, retry_failed=args.retry_failed, only=args.only)
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
         stage(file, files, Path(folder))
-        if args.cluster is not None:
-            _through_ssh(_cluster_file(args.cluster), Path(folder), job, command)
+        if cluster is not None:
+            _through_ssh(cluster, Path(folder), job, command)
         else:
             _to_job_server(args.address, Path(folder), job, command)
     print(_how_to_follow(args, job, storage))
@@ -213,11 +214,26 @@ def _check_plan(spec: Sweep, file: Path) -> None:
 # -- where it is sent ------------------------------------------------------------------------------------------
 
 
-def _cluster_file(name: str) -> Path:
+def cluster_file(name: str) -> Path:
+    """The cluster file of this name, if it can be one.
+
+    Raises:
+        SweepError: It is absent, no YAML, or another file than `ray up` takes.
+    """
     path = Path(name)
+    begin = "cluster.yaml and examples/cluster/ have some to begin with"
     if not path.is_file():
-        raise SweepError(f"--cluster {name}: no such file; cluster.yaml and examples/cluster/ have some to begin with")
-    return path
+        raise SweepError(f"--cluster {name}: no such file; {begin}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise SweepError(f"--cluster {name}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    missing = [key for key in ("cluster_name", "provider") if not isinstance(content, dict) or not content.get(key)]
+    if not missing:
+        return path
+    what = "is a sweep, not a cluster" if isinstance(content, dict) and "ladder" in content else "is no cluster file"
+    keys = " and no ".join(f"`{key}:`" for key in missing)
+    raise SweepError(f"--cluster {name}: this {what}: it has no {keys}; {begin}")
 
 
 def _through_ssh(cluster: Path, folder: Path, job: str, command: str) -> None:
@@ -262,6 +278,8 @@ def explain_failure(where: str, command: str, said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if "Head node of cluster" in said and "not found" in said:
         return f"{where}: this cluster is not up; ray up {where} starts it"
+    if cure := _cloud_credentials(said):
+        return f"{where}: {cure}"
     if "Unauthenticated" in said or "AuthenticationError" in said or "InvalidAuthToken" in said or "401" in said:
         return (
             f"{where}: the cluster refuses us: it asks for a token, and there is none here, or another one; copy "
@@ -276,6 +294,27 @@ def explain_failure(where: str, command: str, said: str) -> str:
         return f"{where}: the head node cannot be reached by ssh: {line}"
     last = next((line for line in reversed(lines) if "Shared connection" not in line), "no reason given")
     return f"{where}: ray {command} failed: {last}"
+
+
+def _cloud_credentials(said: str) -> str | None:
+    """What to do if the provider of the machines does not know us, from what Ray's command said. Pure."""
+    aws = "`aws configure`, `aws sso login` or AWS_PROFILE sets some, and `aws sts get-caller-identity` shows them"
+    if any(word in said for word in ("NoCredentialsError", "PartialCredentialsError", "Unable to locate credentials")):
+        return f"no AWS credentials were found on this machine, which the cluster file needs; {aws}"
+    if "ProfileNotFound" in said:
+        return (
+            f"AWS_PROFILE, or the cluster file, names a profile of AWS credentials that is not on this machine; {aws}"
+        )
+    if "ExpiredToken" in said or "RequestExpired" in said or "TokenRetrievalError" in said:
+        return f"the AWS credentials of this machine have expired; {aws}"
+    if "AuthFailure" in said or "InvalidClientTokenId" in said or "UnauthorizedOperation" in said:
+        return f"AWS does not accept the credentials of this machine for this; {aws}. docs/cluster.md has the rights"
+    if "DefaultCredentialsError" in said or "default credentials were not found" in said:
+        return "no Google credentials were found on this machine; `gcloud auth application-default login` makes them"
+    if "No module named 'boto3'" in said or "No module named 'googleapiclient'" in said:
+        package = "boto3" if "boto3" in said else "google-api-python-client"
+        return f"the cluster file needs a package that is not installed here: pip install {package}"
+    return None
 
 
 def _how_to_follow(args: argparse.Namespace, job: str, storage: str) -> str:

@@ -101,7 +101,7 @@ def run_plan(
         shapes, learning = _packing(frontier, store, compute, cpu_threads, cluster)
         shapes.check(frontier, plan, cluster)
         with (
-            make_progress(frontier) as progress,
+            make_progress(frontier, lambda run_id: next(reversed(store.heartbeats(run_id)), None)) as progress,
             pending_trials(shapes.pending(frontier, plan, cluster)),
             starting_kept(not cluster.is_own),
             GroupWatch() as groups,

@@ -88,6 +88,7 @@ class Pulse:
         self._store, self._run_id, self._attempt = store, run_id, attempt
         self._fraction = 0.0
         self._from_fraction: float | None = None
+        self._from_time: float | None = None
         self._started = time.time()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -95,7 +96,7 @@ class Pulse:
     def __call__(self, fraction: float) -> None:
         """Note the fraction done."""
         if self._from_fraction is None:
-            self._from_fraction = fraction
+            self._from_fraction, self._from_time = fraction, time.time()
         self._fraction = fraction
 
     def __enter__(self) -> "Pulse":
@@ -107,18 +108,22 @@ class Pulse:
         self._thread.join(LAST_BEAT_SECONDS)
         self._store.end_beat(self._run_id, self._attempt)
 
+    def heartbeat(self) -> Heartbeat:
+        """What there is to tell now."""
+        return Heartbeat(
+            self._attempt,
+            socket.gethostname(),
+            os.getpid(),
+            time.time(),
+            self._fraction,
+            self._started,
+            self._from_fraction or 0.0,
+            self._from_time,
+        )
+
     def _beat(self) -> None:
         while True:
-            beat = Heartbeat(
-                self._attempt,
-                socket.gethostname(),
-                os.getpid(),
-                time.time(),
-                self._fraction,
-                self._started,
-                self._from_fraction or 0.0,
-            )
-            self._store.beat(self._run_id, beat)
+            self._store.beat(self._run_id, self.heartbeat())
             if self._ended.wait(BEAT_EVERY_SECONDS):
                 return
 

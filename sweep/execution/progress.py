@@ -2,9 +2,10 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from statistics import median
 from typing import Any, Literal, Protocol, get_args
 
@@ -16,14 +17,28 @@ from rich.text import Text
 
 from sweep.execution.frontier import Frontier
 from sweep.plan import KINDS, Run
+from sweep.printing import about, duration
+from sweep.storage.records import Heartbeat
 
 PLAIN_EVERY_SECONDS = 5.0
+"""Between lines, at least."""
+PLAIN_AT_LEAST_EVERY_SECONDS = 60.0
+"""Between lines where nothing ends meanwhile."""
+LOOK_EVERY_SECONDS = 10.0
+"""Between looks at how far running runs are, on a terminal."""
+WORTH_A_LOOK = 0.005
+"""Share of all FLOPs from which on a running run is asked how far it is; at most 200 are."""
 FEW = 3
 """Finished runs that a straggler is compared with, at least."""
+STOP_SECONDS = 1.0
 SLOW_FACTOR = 2.0
 """A straggler takes so many times as long as the median of those."""
 STRAGGLER_SECONDS = 30.0
 """Nobody is called a straggler before."""
+
+
+BeatOf = Callable[[str], Heartbeat | None]
+"""From the id of a run to its last sign of life."""
 
 
 class Progress(Protocol):
@@ -50,8 +65,12 @@ class Tally:
     adds or withdraws, and what a failure blocks, is counted anew, when their number has changed.
     """
 
-    def __init__(self, frontier: Frontier) -> None:
+    def __init__(self, frontier: Frontier, beat_of: BeatOf | None = None) -> None:
+        """`beat_of` gives the last sign of life of a run that is under way; without it, only finished runs count."""
         self.frontier = frontier
+        self._beat_of = beat_of
+        self._parts: dict[str, tuple[float, float]] = {}
+        """Of running runs: the fraction done, and where they went on from."""
         self._begun = time.monotonic()
         self._running: dict[str, tuple[Run, float]] = {}
         self._n: dict[State, Counter[str]] = {state: Counter() for state in STATES}
@@ -62,7 +81,23 @@ class Tally:
         """Of runs that are done, by kind and rung."""
 
     def started(self, run: Run) -> None:
+        self._parts.pop(run.run_id, None)
         self._running[run.run_id] = (run, time.monotonic())
+
+    def look(self) -> None:
+        """Ask those of the running runs that make a difference how far they are. Never raises."""
+        self._recount()
+        for run, _ in list(self._running.values()):
+            if self._beat_of is not None and run.work >= WORTH_A_LOOK * self._work["all"]:
+                with contextlib.suppress(Exception):  # it is only for people, and asked again
+                    if beat := self._beat_of(run.run_id):
+                        self._parts[run.run_id] = (beat.fraction, beat.from_fraction)
+
+    def _under_way(self) -> tuple[float, float]:
+        """Share of all FLOPs that running runs have done, and how much of it since this began."""
+        parts = [(run.work, *self._parts.get(run.run_id, (0.0, 0.0))) for run, _ in list(self._running.values())]
+        done, here = sum(w * f for w, f, _ in parts), sum(w * max(0.0, f - begun) for w, f, begun in parts)
+        return done / (self._work["all"] or 1.0), here / (self._work["all"] or 1.0)
 
     def ended(self, run: Run, outcome: str) -> None:
         _, begun = self._running.pop(run.run_id, (run, time.monotonic()))
@@ -114,8 +149,8 @@ class Tally:
 
     @property
     def fraction(self) -> float:
-        """Share of the estimated FLOPs that is done; what failed or is blocked is not."""
-        return self._share("done")
+        """Share of the estimated FLOPs that is done, running runs' parts included; what failed or is blocked is not."""
+        return self._share("done") + self._under_way()[0]
 
     def _share(self, state: State) -> float:
         self._recount()
@@ -132,14 +167,16 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        done = self.fraction
+        finished = self._share("done")
+        under_way, here = self._under_way()
         lost = self._share("failed") + self._share("blocked")
-        return self.elapsed * max(0.0, 1 - done - lost) / done if done > 0.02 else None
+        done = finished + here
+        return self.elapsed * max(0.0, 1 - finished - under_way - lost) / done if done > 0.02 else None
 
     @property
     def line(self) -> str:
         left = self.seconds_left
-        when = "" if left is None or self.frontier.finished else f", about {duration(left)} left"
+        when = "" if left is None or self.frontier.finished else f", about {about(left)} left"
         lost = [
             f"{len(runs)} {what}"
             for what, runs in (("failed", self.frontier.failed), ("blocked", self.frontier.blocked))
@@ -148,20 +185,43 @@ class Tally:
         return ", ".join([f"{self.fraction:.0%} of FLOPs done", *lost, f"{duration(self.elapsed)} gone"]) + when
 
 
+class _Ticker:
+    """Calls a function now and then, from a thread of its own, until it is stopped."""
+
+    def __init__(self, tick: Callable[[], None], every: float) -> None:
+        self._tick, self._every, self._stopped = tick, every, threading.Event()
+        self._thread = threading.Thread(target=self._go, daemon=True, name="progress")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """It is not waited for, beyond a moment: a storage that does not answer must not hold up the end."""
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _go(self) -> None:
+        while not self._stopped.wait(self._every):
+            self._tick()
+
+
 class LiveProgress:
     """A table that is redrawn in place. Like `PlainProgress` it never raises when nobody reads it any more: it is told
     from within Ray Tune, which would take that for a failure of the run."""
 
-    def __init__(self, frontier: Frontier, console: Console) -> None:
-        self._tally = Tally(frontier)
+    def __init__(self, frontier: Frontier, console: Console, beat_of: BeatOf | None = None) -> None:
+        self._tally = Tally(frontier, beat_of)
+        self._ticker = _Ticker(self._tally.look, LOOK_EVERY_SECONDS)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=False)
         self._console = console
 
     def __enter__(self) -> "LiveProgress":
         self._live.__enter__()
+        self._ticker.start()
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        self._ticker.stop()
         self._live.__exit__(*exc)
 
     def started(self, run: Run) -> None:
@@ -193,17 +253,26 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """A line when something fails, and otherwise one every few seconds."""
+    """A line when something fails, one every few seconds while runs end, and one a minute while none does."""
 
-    def __init__(self, frontier: Frontier) -> None:
-        self._tally = Tally(frontier)
+    def __init__(self, frontier: Frontier, beat_of: BeatOf | None = None) -> None:
+        self._tally = Tally(frontier, beat_of)
         self._last = float("-inf")
+        self._ticker = _Ticker(self.tick, PLAIN_AT_LEAST_EVERY_SECONDS / 4)
 
     def __enter__(self) -> "PlainProgress":
+        self._ticker.start()
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        self._ticker.stop()
         self._say()
+
+    def tick(self) -> None:
+        """Look how far the runs are, and say so if nothing was said for a while."""
+        self._tally.look()
+        if time.monotonic() - self._last >= 0.75 * PLAIN_AT_LEAST_EVERY_SECONDS:
+            self._say()
 
     def started(self, run: Run) -> None:
         """Not said: ends are enough for a log file."""
@@ -228,20 +297,10 @@ class PlainProgress:
         self.say(f"{counts}  ({self._tally.line})")
 
 
-def make_progress(frontier: Frontier) -> Progress:
+def make_progress(frontier: Frontier, beat_of: BeatOf | None = None) -> Progress:
     if sys.stdout.isatty():
-        return LiveProgress(frontier, Console())
-    return PlainProgress(frontier)
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+        return LiveProgress(frontier, Console(), beat_of)
+    return PlainProgress(frontier, beat_of)
 
 
 def _trouble(run: Run, outcome: str, message: str) -> str:

@@ -15,6 +15,7 @@ from sweep.errors import SweepError
 from sweep.execution.cluster import Cluster, pending_runs
 from sweep.execution.frontier import Frontier
 from sweep.plan import Plan, Run
+from sweep.printing import size
 from sweep.resources import SHARES, gpu_share
 from sweep.spec import Compute
 
@@ -49,6 +50,7 @@ GPU_MEMORY = {
 }  # fmt: skip
 """Bytes by Ray's names of accelerators; of a name with several sizes, the smallest."""
 CURES = "lower finetune.micro_batch_size or max_length, set finetune.gradient_checkpointing, or tune: lora"
+PRETRAIN_CURES = "lower ladder.pretrain.batch_size, or give the rung a smaller hidden_size or fewer layers"
 MAX_PENDING = 4
 """Trials that wait for resources at once, at most; each costs Tune some milliseconds."""
 
@@ -121,13 +123,13 @@ class Shapes:
             alone = grown > 0 and self._whole_node > threads
             return {"CPU": float(self._whole_node) if alone else threads}
         memory = self.memory(run)
-        size, name = next((gpu for gpu in self._gpus if memory <= USABLE * gpu[0]), self._gpus[-1])
+        capacity, name = next((gpu for gpu in self._gpus if memory <= USABLE * gpu[0]), self._gpus[-1])
         share = self._compute.gpus_per_run
-        share = gpu_share(memory, size) if share == "auto" else float(share)
+        share = gpu_share(memory, capacity) if share == "auto" else float(share)
         for _ in range(grown):
             share = next((larger for larger in SHARES if larger > share), share)
         shape = {"CPU": 1.0, "GPU": share, "use_gpu": 1.0}
-        return shape | {name: 0.001} if name and size > self._gpus[0][0] else shape
+        return shape | {name: 0.001} if name and capacity > self._gpus[0][0] else shape
 
     def can_grow(self, run: Run, grown: int) -> bool:
         """Whether a run that ran out of memory could be given a larger share of a device, or a machine to itself."""
@@ -171,8 +173,10 @@ class Shapes:
     def check(self, frontier: Frontier, plan: Plan, cluster: Cluster) -> None:
         """Raises SweepError if some run is larger than any node that the cluster has, or may get."""
         looked_at: dict[tuple, Run] = {}
-        for run_id in frontier.todo:
-            run = plan.runs[run_id]
+        todo = frontier.todo
+        for run_id, run in plan.runs.items():  # in the plan's order: the first that is too large is what others need
+            if run_id not in todo:
+                continue
             threads = run.settings.cpu_threads if run.settings else 0
             looked_at.setdefault((run.kind, run.rung, threads, run.needs), run)
         for run in looked_at.values():
@@ -217,24 +221,41 @@ class Shapes:
             if here and memory / DOUBT > here:
                 raise SweepError(
                     f"{run.label}: needs about {_size(memory)} of memory; the largest machine here has {_size(here)}. "
-                    f"The smallest that would do has {_size(memory)}; or {CURES}"
+                    f"The smallest that would do has {_size(memory)}; or {_cures(run)}"
                 )
             return
+        self.check_gpu_memory(run)
+
+    def check_gpu_memory(self, run: Run) -> None:
+        """Raises SweepError if a run that uses GPUs does not fit the ones that it asks for, even if the estimate of
+        its memory is a quarter too high."""
+        shape = self.of(run)
+        devices = int(shape.get("devices", 1))
+        memory = self.memory(run, devices=devices, sharded=bool(shape.get("fsdp")))
         if memory / DOUBT <= (self._gpus[-1][0] if devices == 1 else self._gpus[0][0]):
             return
-        count = self.fewest_devices(run, USABLE * self._gpus[0][0]) if run.kind in ON_SEVERAL else None
-        raise self._too_large(run, f"; or {count} of those here: compute.devices_per_run: {count}" if count else "")
+        raise self._too_large(run, self._on_several(run))
+
+    def _on_several(self, run: Run) -> str:
+        """Whether a run too large for one GPU could be cut over several, in words."""
+        if run.kind not in ON_SEVERAL:
+            return f", and runs of kind {run.kind} are not cut over several"
+        if count := self.fewest_devices(run, USABLE * self._gpus[0][0]):
+            return f"; or {count} of those here: compute.devices_per_run: {count}"
+        if self._compute.parallel == "replicate":
+            return ", and with compute.parallel: replicate each of several holds all of it"
+        return f", nor does it fit cut over {MAX_DEVICES} of those here"
 
     def _too_large(self, run: Run, several: str) -> SweepError:
         memory, here = self.memory(run), self._gpus[-1][0]
-        fitting = [(size, name) for name, size in GPU_MEMORY.items() if memory <= USABLE * size]
+        fitting = [(capacity, name) for name, capacity in GPU_MEMORY.items() if memory <= USABLE * capacity]
         smallest = "no GPU known here holds it alone"
         if fitting:
-            size, name = min(fitting)
-            smallest = f"the smallest GPU that would do is {name} ({_size(size)})"
+            capacity, name = min(fitting)
+            smallest = f"the smallest GPU that would do is {name} ({_size(capacity)})"
         return SweepError(
             f"{run.label}: needs about {_size(memory)} on one GPU; the largest here has {_size(here)}. "
-            f"{smallest[0].upper()}{smallest[1:]}{several}. Or {CURES}"
+            f"{smallest[0].upper()}{smallest[1:]}{several}. Or {_cures(run)}"
         )
 
     def pending(self, frontier: Frontier, plan: Plan, cluster: Cluster) -> int | None:
@@ -312,5 +333,10 @@ def _key(shape: Shape) -> tuple:
     return tuple(sorted(shape.items()))
 
 
+def _cures(run: Run) -> str:
+    """What makes a run smaller."""
+    return PRETRAIN_CURES if run.kind == "pretrain" else CURES
+
+
 def _size(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"
+    return size(count).replace(".0 ", " ")

@@ -8,13 +8,12 @@ from rich.table import Table
 
 from sweep.errors import SweepError
 from sweep.execution.measured import Measurement, read_measurements
-from sweep.execution.progress import duration
 from sweep.forecast.forecaster import ENOUGH, Forecast, Forecaster, enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS, PRICES_OF, Gpu, find_gpu, fits, smallest_that_holds
 from sweep.forecast.simulate import Machines, Schedule
 from sweep.forecast.timing import Assumptions, likeness, measured_seconds, passes, with_mfu
 from sweep.plan import Plan, Run
-from sweep.printing import console, size
+from sweep.printing import console, duration, size
 from sweep.session import Session
 from sweep.spec import Compute
 from sweep.storage.store import Store
@@ -225,9 +224,9 @@ def _print_memory(ask: Forecaster, compute: Compute) -> None:
     settings = [run.settings for run in largest.values() if run.settings is not None]
     micro, whole = min(((int(s.micro_batch_size), s.batch_size) for s in settings), default=(1, 1))
     if micro < whole and compute.memory_gb < 0.7 * real:
-        _line(
-            "note", f"compute.memory_gb: {compute.memory_gb:g} cuts batches of {whole} down to {micro}; more is faster"
-        )
+        default = "" if "memory_gb" in compute.model_fields_set else " (the default)"
+        cuts = f"{compute.memory_gb:g}{default} cuts batches of {whole} down to {micro}"
+        _line("note", f"compute.memory_gb: {cuts}; more is faster")
 
 
 # -- other numbers of nodes --------------------------------------------------------------------------------------
@@ -272,6 +271,13 @@ def _basis(ask: Forecaster, question: Question, measured: Mapping[str, float]) -
         )
     elif known < len(ask.todo):
         lines.append(f"assumed: {assumed.core[1] / 1e9:g} to {assumed.core[0] / 1e9:g} GFLOP/s on a CPU core")
+    most = max((ask.demand(ask.plan.runs[run_id]).devices for run_id in ask.todo), default=0)
+    if ask.gpu and most > 1:
+        across = f", {ask.gpu.name}s of several machines among them" if most > ask.node.devices else ""
+        lines.append(
+            f"assumed: k GPUs of one run are k times as fast, times {assumed.devices[1]:g} to {assumed.devices[0]:g}"
+            f"{across}; no other term stands for traffic between them, however slow their network is"
+        )
     if ask.gpu and not question.own_price:
         lines.append(
             f"prices: approximate public list prices, {PRICES_OF} ({ask.gpu.note}); --price LOW-HIGH sets yours"
@@ -326,5 +332,11 @@ def _price(forecast: Forecast, price: tuple[float, float]) -> str:
     """Rented hours at the lower and the upper price."""
     hours = [wall * forecast.machines.nodes * (forecast.machines.devices or 1) / 3600 for wall in forecast.wall]
     costs = (hours[0] * price[0], hours[1] * price[1])
-    low, high = (f"${cost:,.2f}" if cost < 10 else f"${cost:,.0f}" for cost in costs)
+    low, high = (_dollars(cost) for cost in costs)
     return high if low == high else f"{low} to {high}"
+
+
+def _dollars(cost: float) -> str:
+    if 0 < cost < 0.01:
+        return "under $0.01"
+    return f"${cost:,.2f}" if cost < 10 else f"${cost:,.0f}"

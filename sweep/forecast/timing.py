@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from sweep.execution.measured import Measurement
-from sweep.execution.shapes import TABLES_ONLY, USABLE, Shapes
+from sweep.execution.shapes import ON_SEVERAL, USABLE, Shapes
 from sweep.forecast.prices import Gpu, fits
 from sweep.forecast.simulate import EIGHTHS, Demand
 from sweep.plan import Plan, Run
@@ -123,16 +123,29 @@ def demands(compute: Compute, cpu_threads: int, gpu: Gpu | None) -> Callable[[Ru
     """What a run holds, as the engine asks Ray for it on machines with such GPUs.
 
     A run too large for one of them is given the devices that it needs, also where the spec fixes one device and the
-    engine would refuse it.
+    engine would refuse it. What returns a run's demand raises SweepError for one that no number of them holds: kinds
+    that are not cut over several, such as pretraining, and what does not fit the most that there may be.
     """
     memory_gb = gpu.memory / 1e9 if gpu else compute.gpu_memory_gb
     shapes = Shapes(compute.model_copy(update={"gpu_memory_gb": memory_gb}), cpu_threads, has_gpus=gpu is not None)
 
     def demand(run: Run) -> Demand:
-        asked = _demand_of(shapes.of(run))
-        if gpu is None or run.kind in TABLES_ONLY or asked.devices > 1 or fits(shapes.memory(run), gpu.memory):
+        shape = shapes.of(run)
+        asked = _demand_of(shape)
+        if gpu is None or not shape.get("use_gpu"):
             return asked
-        return Demand(devices=shapes.fewest_devices(run, USABLE * gpu.memory) or devices_needed(run.memory, gpu))
+        devices = int(shape.get("devices", 1))
+        if devices == 1 and asked.devices > 1:  # several whole GPUs for one process: the spec says so
+            return asked
+        if fits(shapes.memory(run, devices=devices, sharded=bool(shape.get("fsdp"))), gpu.memory):
+            return asked
+        if run.needs is None:
+            return Demand(devices=devices_needed(run.memory, gpu))
+        fewest = shapes.fewest_devices(run, USABLE * gpu.memory) if run.kind in ON_SEVERAL else None
+        if fewest is not None:
+            return Demand(devices=fewest)
+        shapes.check_gpu_memory(run)
+        return asked  # a little too large by an estimate that may be wrong: the engine would try it
 
     return demand
 
@@ -168,10 +181,11 @@ def plan_seconds(
     measured: Mapping[str, float],
     end: int,
 ) -> dict[str, float]:
-    """Seconds of each run: measured where it was, assumed elsewhere."""
-    seconds = {}
-    for run_id in run_ids:
-        run = plan.runs[run_id]
+    """Seconds of each run: measured where it was, assumed elsewhere. In the order of the plan."""
+    seconds, wanted = {}, frozenset(run_ids)
+    for run_id, run in plan.runs.items():
+        if run_id not in wanted:
+            continue
         known = measured.get(run_id)
         seconds[run_id] = known if known is not None else seconds_of(run, gpu, demand(run), assumed, end)
     return seconds

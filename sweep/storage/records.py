@@ -51,6 +51,8 @@ class Heartbeat:
     """When the attempt began, in seconds since 1970."""
     from_fraction: float = 0.0
     """Where it went on, if it had the state of an earlier attempt."""
+    from_time: float | None = None
+    """When it went on from there: before, data and weights are loaded."""
 
     @property
     def age(self) -> float:

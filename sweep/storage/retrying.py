@@ -191,15 +191,18 @@ class RetryingFileSystem:
                 if trouble != Trouble.PASSING or gone + wait > self._patience.seconds:
                     place = next((a for a in args if isinstance(a, str) and "/" in a), "")
                     raise StorageError(explain(self._root, trouble, error, place=place, gone=gone)) from error
-                self._warn(name, error, wait)
+                self._warn(error, gone)
             time.sleep(wait)
 
-    def _warn(self, name: str, error: Exception, wait: float) -> None:
+    def _warn(self, error: Exception, gone: float) -> None:
         with self._lock:  # many threads meet the same trouble at once
             if time.monotonic() - self._warned < WARN_EVERY_SECONDS:
                 return
             self._warned = time.monotonic()
-        _log.warning("storage %s: %s: %s; trying again in %.1f s", self._root, name, first_line(error), wait)
+        left = max(1.0, self._patience.seconds - gone)
+        _log.warning(
+            "storage %s does not answer (%s); it is tried again for up to %.0f s", self._root, first_line(error), left
+        )
 
 
 def _is_an_answer(error: Exception) -> bool:

@@ -95,7 +95,12 @@ class Store:
             self.fs, self._base = fsspec.url_to_fs(self.root, **options(self.root))
         except ImportError as error:
             raise StoreError(f"storage '{self.root}': {error}; pip install 'w2s-sweep[cluster]' brings it") from None
-        except ValueError as error:  # an unknown protocol
+        except ValueError as error:
+            if (protocol := scheme(self.root)) and protocol not in fsspec.available_protocols():
+                raise StoreError(
+                    f"storage '{self.root}': nothing is known of {protocol}://; write s3://bucket/folder, "
+                    "gs://bucket/folder, or a folder"
+                ) from None
             raise StoreError(f"storage '{self.root}': {error}") from None
         self.is_local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
         if not self.is_local:

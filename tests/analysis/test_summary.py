@@ -42,6 +42,11 @@ def test_missing_runs_are_counted_once_each_by_kind(writer, small_world):
     assert lines[1] == "Missing: 1 supervisor not finished."
 
 
+def test_one_pair_is_the_only_one(writer, small_world):
+    writer.world(small_world(seeds=1, rungs=2, methods=("naive",)))
+    assert sentences(writer.root)[0] == "The only pair (weak, strong, method, seed) is complete."
+
+
 def test_a_single_seed_is_told_to_cover_examples_only(writer, small_world):
     writer.world(small_world(seeds=1, rungs=2))
     assert "one seed intervals cover test examples only" in find(sentences(writer.root), "scored on")

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from sweep.cli import main
 from sweep.execution.engine import Outcome
 from sweep.session import Session
+from sweep.storage.manifest import write_manifest
 from sweep.storage.records import Heartbeat
 
 
@@ -124,6 +125,53 @@ def test_a_storage_that_is_a_file_is_refused(tiny, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert "not writable" in refused(capsys, command, str(tiny()), "--storage", str(tmp_path / "file"))
+
+
+def test_a_storage_of_an_unknown_kind_is_refused_with_those_that_there_are(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refused(capsys, "plan", str(tiny()), "--storage", "s4://bucket/x")
+    assert "storage 's4://bucket/x': nothing is known of s4://; write s3://bucket/folder, gs://bucket/folder" in told
+
+
+def test_plan_writes_nothing_but_what_it_computed_and_says_so(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = tiny()
+    assert main(["plan", str(spec)]) == 0
+    assert [path.name for path in (tmp_path / "results" / "tiny").iterdir()] == ["cache"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert "writes nothing but what it computed of data and models" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_report_of_an_unfinished_sweep_says_what_is_missing(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sweep.commands._report", lambda *args, **kwargs: "index.html")  # the page tells it as well
+    spec = str(tiny())
+    session = Session.open(spec)
+    write_manifest(session.store, session.spec, session.plan, session.text)
+    *most, last = session.plan.runs
+    for run_id in most:
+        with session.store.writing(run_id) as attempt:
+            attempt.write_json("metrics.json", {})
+            if session.plan.runs[run_id].keep_weights:
+                (attempt.folder / "weights").mkdir()
+                (attempt.folder / "weights" / "w").write_text("")
+    assert main(["report", spec]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "report: index.html"
+    assert said[1].startswith(f"1 run of 13 is missing in it (1 to run): w2s status {spec} names")
+    with session.store.writing(last) as attempt:
+        attempt.write_json("metrics.json", {})
+    assert main(["report", spec]) == 0
+    assert capsys.readouterr().out.splitlines() == ["report: index.html"]
+
+
+def test_one_pair_is_one_pair(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    third = "    - {name: d16, hidden_size: 16, layers: 1, heads: 2, tokens: 40_000}\n"
+    assert main(["plan", str(tiny({third: "", "[naive, confidence]": "[naive]"}))]) == 0
+    assert ": 1 pair (weak, strong, method, seed) -> results/tiny" in capsys.readouterr().out
 
 
 def test_plan_warns_of_a_storage_that_may_not_be_written(tiny, tmp_path, capsys, monkeypatch):

@@ -11,6 +11,8 @@ from sweep.cli import main
 from sweep.forecast.forecaster import forecaster
 from sweep.forecast.prices import GPUS
 from sweep.forecast.simulate import Machines
+from sweep.plan_command import NOMINAL_GPU_FLOPS, _time
+from sweep.printing import about, duration
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = sorted([*EXAMPLES.glob("*.yaml"), *(EXAMPLES / "studies").glob("*.yaml")])
@@ -86,6 +88,31 @@ def test_a_run_larger_than_the_machines_asked_about_gets_more_of_them(stand_ins,
     assert f"on {nodes} x 1 a10g-24 ({nodes} GPUs)" in text
 
 
+HUGE = "{name: huge, hidden_size: 8192, layers: 80, heads: 64, tokens: 1_000_000}"
+
+
+@pytest.mark.parametrize("gpu", ["a100-80", "l4-24"])
+def test_a_rung_that_no_gpu_can_pretrain_has_no_price(tiny, tmp_path, capsys, monkeypatch, gpu):
+    """Only finetuning is cut over several devices; the engine would refuse this on any number of them."""
+    monkeypatch.chdir(tmp_path)
+    spec = tiny({"{name: d16, hidden_size: 16, layers: 1, heads: 2, tokens: 40_000}": HUGE})
+    assert main(["plan", str(spec), "--nodes", "8", "--gpu", gpu]) == 2
+    said = capsys.readouterr()
+    assert "wall time" not in said.out
+    assert re.match(r".*pretrain huge seed 0: needs about \d\.\d TB on one GPU; the largest here has \d\d GB", said.err)
+    assert "runs of kind pretrain are not cut over several" in said.err
+
+
+def test_what_several_gpus_of_one_run_are_assumed_to_reach_is_said(stand_ins, tmp_path, capsys):
+    words = (str(EXAMPLES / "pythia.yaml"), "--gpu", "a10g-24")
+    assert "k GPUs of one run are k times as fast, times 0.7 to 0.9; no other" in re.sub(
+        r"\s+", " ", told(capsys, *words)
+    )
+    apart = re.sub(r"\s+", " ", told(capsys, *words, "--gpus-per-node", "1"))
+    assert "times 0.7 to 0.9, a10g-24s of several machines among them; no other term stands for traffic" in apart
+    assert "k times as fast" not in told(capsys, str(EXAMPLES / "pythia.yaml"), "--gpu", "a100-80")
+
+
 def test_nodes_without_gpus_are_forecast_by_cpus(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = told(capsys, str(tiny()), "--nodes", "2", "--cpus-per-node", "4", "--price", "0.1-0.4")
@@ -94,6 +121,26 @@ def test_nodes_without_gpus_are_forecast_by_cpus(tiny, tmp_path, capsys, monkeyp
     assert "per node-hour" in text
     assert "memory " not in text
     assert "assumed: 10 to 30 GFLOP/s on a CPU core" in text
+
+
+def test_figures_read_as_people_write_them(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _time(1444 * 3600 * NOMINAL_GPU_FLOPS).startswith("1,444 GPU-hours")
+    assert _time(1.44 * 3600 * NOMINAL_GPU_FLOPS).startswith("1.44 GPU-hours")
+    assert [duration(3600 * hours) for hours in (99, 566.7)] == ["99 h 00 min", "23 d 14 h"]
+    assert [about(seconds) for seconds in (40, 141, 3600)] == ["40 s", "2 min", "1 h 00 min"]
+    text = told(capsys, str(tiny()), "--gpu", "l4", "--price", "0.0001-2")
+    assert "$0.00" not in re.sub(r"at \$.*", "", text)
+    assert re.search(r"price under \$0.01 to \$\d", text)
+
+
+def test_a_default_that_makes_it_slow_is_called_one(stand_ins, tmp_path, capsys):
+    spec = tmp_path / "pythia.yaml"
+    text, _ = (EXAMPLES / "pythia.yaml").read_text().split("compute:")
+    spec.write_text(text)
+    assert "compute.memory_gb: 2 (the default) cuts batches of" in told(capsys, str(spec), "--gpu", "a100-80")
+    spec.write_text(f"{text}compute: {{memory_gb: 2}}\n")
+    assert "compute.memory_gb: 2 cuts batches of" in told(capsys, str(spec), "--gpu", "a100-80")
 
 
 def test_without_a_cluster_the_plan_is_as_short_as_ever(tiny, tmp_path, capsys, monkeypatch):

@@ -1,7 +1,8 @@
 """Placement: what runs ask for, the ladder after running out of memory, room for large runs, learning. All pure."""
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -147,6 +148,17 @@ def test_on_cpus_a_run_is_on_one_device_unless_the_spec_says_otherwise():
     assert shapes_on(laptop, devices_per_run=2).of(run_of(None, kind="labels")) == {"CPU": 1.0}
 
 
+def test_the_manual_names_every_value_of_the_keys_that_cut_runs_and_what_may_be_given():
+    manual = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    rows = {row.split("|")[2].strip(): row for row in manual.splitlines() if row.startswith("|") and "`" in row}
+    values = get_args(Compute.model_fields["parallel"].annotation)
+    assert values
+    assert [f"`{value}`" in {name.split(" ")[0] for name in rows} for value in values] == [True] * len(values)
+    assert "any whole number from 1" in rows
+    laptop = Cluster(({"CPU": 4.0, "train_slot": 4.0},), is_own=True)
+    assert shapes_on(laptop, devices_per_run=3).of(run_of(needs()))["devices"] == 3.0
+
+
 def test_a_cluster_without_slots_of_ours_lends_its_head_node():
     cluster = Cluster(({"CPU": 4.0, "node:__internal_head__": 1.0}, {"CPU": 4.0}))
     assert bundle_of(shapes_on(cluster, devices_per_run=2).of(run_of())) == {"node:__internal_head__": 0.001}
@@ -158,10 +170,18 @@ def test_a_cluster_without_slots_of_ours_lends_its_head_node():
         (
             gpus(1, "A10G"),
             {},
-            r"needs about 144 GB on one GPU; the largest here has 24 GB. The .* do is B200.*take 16, there are 1",
+            r"needs about 144\.\d GB on one GPU; the largest here has 24 GB. The .* do is B200.*take 16, there are 1",
         ),
-        (gpus(8, "A10G"), {"parallel": "replicate"}, r"The smallest GPU that would do is B200 \(180 GB\)\. Or lower"),
-        (Cluster(({"CPU": 2.0, "memory": 7e9},)), {}, r"needs about 1\d\d GB of memory; the largest .* 10 GB.*lora"),
+        (
+            gpus(8, "A10G"),
+            {"parallel": "replicate"},
+            r"B200 \(180 GB\), and with compute\.parallel: replicate each of several holds all of it\. Or lower",
+        ),
+        (
+            Cluster(({"CPU": 2.0, "memory": 7e9},)),
+            {},
+            r"needs about 1\d\d\.\d GB of memory; the largest .* 10 GB.*lora",
+        ),
         (Cluster(({"CPU": 2.0},)), {"devices_per_run": 4}, r"asks for 4 devices .*together have 2.*to 2"),
     ],
     ids=["gpu", "replicated", "cpu", "devices"],
@@ -171,6 +191,20 @@ def test_a_run_too_large_for_any_node_is_refused_with_the_smallest_that_would_do
     plan = plan_of(run)
     with pytest.raises(SweepError, match=message):
         shapes_on(cluster, **compute).check(Frontier(plan, {"r"}), plan, cluster)
+
+
+@pytest.mark.parametrize("cluster", [gpus(64), Cluster(({"CPU": 2.0, "memory": 7e9},))], ids=["gpu", "cpu"])
+def test_of_several_runs_too_large_the_first_of_the_plan_is_named_with_what_makes_it_smaller(cluster):
+    whole = replace(B7, n_params=100_000_000_000, n_matmul=99_000_000_000)
+    runs = [run_of(needs(whole, rows=4, length=512), name=f"r{i}", kind="transfer") for i in range(20)]
+    first = run_of(replace(needs(whole, rows=4, length=512), does="language_model"), name="first", kind="pretrain")
+    plan = plan_of(first, *runs)
+    with pytest.raises(
+        SweepError, match=r"^pretrain rung seed 0: needs about [\d.]+ TB .*ladder\.pretrain\.batch_size"
+    ) as told:
+        shapes_on(cluster).check(Frontier(plan, set(plan.runs)), plan, cluster)
+    if cluster.has_gpus:
+        assert "runs of kind pretrain are not cut over several" in str(told.value)
 
 
 def test_a_run_that_a_node_yet_to_come_can_hold_is_not_refused():

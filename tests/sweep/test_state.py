@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from sweep.cli import main
+from sweep.execution.execute import Pulse
 from sweep.session import Session
-from sweep.state import POISONED, State, stand, stragglers
+from sweep.state import POISONED, State, share_done, stand, stragglers
 from sweep.storage.records import Heartbeat
 
 
@@ -37,7 +39,42 @@ def test_a_running_run_is_shown_with_its_rate_and_end_and_counts_from_where_it_w
     beat(session, run_id, fraction=0.75, elapsed=100.0, from_fraction=0.25)
     standing = stand(session.plan, session.store)[run_id]
     assert standing.state == State.RUNNING
-    assert standing.reason.startswith("75% on elsewhere, 0.3 of it a minute, ends in about 50 s, seen 0 s ago")
+    assert standing.reason.startswith("75% on elsewhere, 30 % a minute, ends in about 50 s, seen 0 s ago")
+
+
+def test_the_rate_of_a_run_leaves_out_what_it_took_to_start(session):
+    run_id, now = alike(session)[0], time.time()
+    session.store.beat(run_id, Heartbeat("a", "elsewhere", 1, now, 0.1, now - 300, 0.0, now - 100))
+    reason = stand(session.plan, session.store)[run_id].reason
+    assert reason.startswith("10% on elsewhere, 6 % a minute, ends in about 15 min, seen")
+
+
+def test_the_pulse_of_a_run_tells_when_it_went_on(session):
+    run_id = alike(session)[0]
+    before = time.time()
+    pulse = Pulse(session.store, run_id, "a")
+    assert pulse.heartbeat().from_time is None
+    pulse(0.25)
+    begun = pulse.heartbeat().from_time
+    pulse(0.5)
+    beat = pulse.heartbeat()
+    assert (beat.fraction, beat.from_fraction, beat.from_time) == (0.5, 0.25, begun)
+    assert begun is not None
+    assert begun >= before
+
+
+def test_the_parts_of_running_runs_count_as_done(session, capsys):
+    """One run may be nearly all of a plan."""
+    plan = session.plan
+    large = max(plan.runs.values(), key=lambda run: run.work)
+    share = large.work / sum(run.work for run in plan.runs.values())
+    assert share_done(plan, stand(plan, session.store)) == 0.0
+    beat(session, large.run_id, fraction=0.86, elapsed=10.0)
+    assert share_done(plan, stand(plan, session.store)) == pytest.approx(0.86 * share)
+    assert main(["status", str(session.file), "--storage", session.store.root]) == 0
+    assert f"{0.86 * share:.0%} of the FLOPs of the plan are done" in capsys.readouterr().out
+    beat(session, large.run_id, fraction=0.86, age=700.0)  # dead: the state that it saved may be older
+    assert share_done(plan, stand(plan, session.store)) == 0.0
 
 
 def test_a_run_is_a_straggler_when_it_needs_over_twice_the_seconds_per_flop_of_its_like(session):

@@ -138,6 +138,23 @@ def test_the_job_is_w2s_run_with_all_that_was_asked_for():
             "no job server answers there",
         ),
         ("exec", "RuntimeError: Request failed with status code 401: Unauthenticated", "asks for a token"),
+        (
+            "rsync-up",
+            "Traceback\nbotocore.exceptions.NoCredentialsError: Unable to locate credentials\n",
+            "no AWS credentials were found on this machine, which the cluster file needs; `aws configure`",
+        ),
+        ("rsync-up", "botocore.exceptions.ProfileNotFound: The config profile (x) could not be found", "AWS_PROFILE"),
+        (
+            "exec",
+            "botocore.exceptions.ClientError: An error occurred (ExpiredToken) when calling: it is expired",
+            "have expired; `aws configure`",
+        ),
+        (
+            "rsync-up",
+            "google.auth.exceptions.DefaultCredentialsError: Your default credentials were not found.",
+            "`gcloud auth application-default login`",
+        ),
+        ("rsync-up", "ModuleNotFoundError: No module named 'googleapiclient'", "pip install google-api-python-client"),
         ("exec", "what\nit said last\nShared connection to 10.0.0.1 closed.\n", "ray exec failed: it said last"),
     ],
 )
@@ -149,15 +166,30 @@ def test_failures_of_rays_commands_are_told_to_people(command, said, told):
 
 def test_bad_calls_end_with_2_and_send_nothing(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("something was sent"))
+    monkeypatch.setattr(
+        submit, "gather", lambda *args, **kwargs: pytest.fail("planned before the cluster was looked at")
+    )
     spec = str(tiny())
+    cluster = str(Path(__file__).parents[2] / "cluster.yaml")
+    (tmp_path / "half.yaml").write_text("cluster_name: mine\n")
+    (tmp_path / "torn.yaml").write_text("cluster_name: [mine\n")
+    there = ("--storage", "s3://b/x")
     cases = {
+        (
+            spec,
+            "--cluster",
+            spec,
+            *there,
+        ): "this is a sweep, not a cluster: it has no `cluster_name:` and no `provider:`",
+        (spec, "--cluster", str(tmp_path / "half.yaml"), *there): "this is no cluster file: it has no `provider:`",
+        (spec, "--cluster", str(tmp_path / "torn.yaml"), *there): "torn.yaml: cannot be read as YAML: while parsing",
         (spec, "--cluster", str(tmp_path / "none.yaml"), "--storage", "s3://b/x"): "no such file; cluster.yaml",
-        (spec, "--cluster", __file__): "storage: is not given",
-        (str(tmp_path / "none.yaml"), "--cluster", __file__): "no such file",
+        (spec, "--cluster", cluster): "storage: is not given",
+        (str(tmp_path / "none.yaml"), "--cluster", cluster): "no such file",
         (
             str(tiny({"seeds: [0]": "sedes: [0]"}, "bad.yaml")),
             "--cluster",
-            __file__,
+            cluster,
         ): "unknown key; did you mean 'seeds'?",
     }
     for words, told in cases.items():

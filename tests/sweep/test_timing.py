@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.example_plans import plan_without_inputs
+from sweep.errors import SweepError
 from sweep.execution.measured import measurement_of
 from sweep.forecast.forecaster import enough, forecaster, numbers_of_nodes
 from sweep.forecast.prices import GPUS
@@ -115,6 +116,18 @@ def test_a_run_holds_a_share_of_a_gpu_or_as_many_as_it_needs(pythia, gigabytes, 
 def test_devices_per_run_of_the_spec_are_asked_for(pythia):
     run = student(pythia[1], "pythia-410m")
     assert demands(Compute(devices_per_run=4), 1, A100)(run).devices == 4
+
+
+def test_what_no_number_of_devices_holds_is_refused_and_not_priced(pythia):
+    """A run is given 64 devices at most."""
+    run = student(pythia[1], "pythia-2.8b")
+    assert run.needs is not None
+    large = replace(run.needs.sizes, n_params=80_000_000_000, n_matmul=79_000_000_000, layers=80, hidden_size=8192)
+    run = replace(run, needs=replace(run.needs, sizes=large, trained=80e9), memory=1.5e12)
+    assert demands(Compute(), 1, A100)(run).devices in (32, 64)
+    for compute, gpu in ((Compute(), GPUS["t4-16"]), (Compute(parallel="replicate"), A100)):
+        with pytest.raises(SweepError, match=r"needs about \d\.\d TB on one GPU"):
+            demands(compute, 1, gpu)(run)
 
 
 def test_devices_needed_is_a_power_of_two():
