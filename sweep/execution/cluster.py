@@ -201,7 +201,10 @@ def check_reachable(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             why = f"no answer within {CONNECT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise SweepError(f"the Ray cluster at '{address}' cannot be reached: {why}") from None
+            raise SweepError(
+                f"the Ray cluster at '{address}' cannot be reached: {why}. The head's address, with the port of its "
+                "`ray start --head`, is needed; on a node of the cluster `--address auto` finds it"
+            ) from None
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE, address],
@@ -405,7 +408,8 @@ def check_versions(looks: Sequence[NodeLook]) -> None:
     if wrong:
         raise SweepError(
             "\n".join(wrong) + "\nAll nodes need the same versions, or results would depend on where they were made: "
-            "ray up with the cluster file installs them, see docs/cluster.md"
+            "ray up with the cluster file installs them; nodes started by hand need an environment like this, with "
+            "the same PYTHONPATH. See docs/cluster.md"
         )
 
 
