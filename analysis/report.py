@@ -29,6 +29,7 @@ from analysis.summary import (
 from analysis.tags import by_tag, families, numeric_rows
 from analysis.training import overfitting, training
 from analysis.trends import DOES_NOT_FIT, REFUSED, Trends, misfits, trends
+from analysis.wording import counted
 
 FULL_SECTIONS = 4
 """With more sections than this each has only the figures of `BRIEF`, without PDF, unless all are asked for."""
@@ -274,12 +275,12 @@ def section_figures(
 def _tests_caption(skill: pl.DataFrame) -> str:
     derived = skill.filter(pl.col("predictor") == DERIVED)
     n = derived.filter(pl.col("quantity") == "student")["n"].sum()
-    tested = (
-        f"{n} predictions of hidden students stand behind the widths" if n else "too few rungs to test by hiding some"
-    )
+    tested = "too few rungs to test by hiding some"
+    if n:
+        tested = f"their widths are from {counted(n, 'prediction')} of hidden students"
     left_out = derived.filter(pl.col("quantity") == "pgr")["n_left_out"].sum()
     words = f"50, 80 and 95 % bands; {tested}. Open squares: predicted while the largest were hidden."
-    words += f" {left_out} tests of PGR were left out for want of a gap." if left_out else ""
+    words += f" Left out for want of a gap: {counted(left_out, 'test')} of PGR." if left_out else ""
     words += (
         " It starts where the line within the data ends, and goes over within half a rung into a mixture of curves that"
         " such tests chose."
