@@ -120,7 +120,7 @@ def test_the_time_left_is_that_of_what_can_still_run(monkeypatch):
     tally.ended(runs[str(first)], "done")
     frontier.fail(str(second), "why")
     tally.ended(runs[str(second)], "failed")
-    assert tally.line == "25% of FLOPs done, 1 failed, 1 min 00 s gone, about 2 min 00 s left"
+    assert tally.line == "25% of FLOPs done, 1 failed, 1 min 00 s gone, about 2 min left"
 
 
 @given(plans(), st.data())
