@@ -214,8 +214,13 @@ def describe(found: "TaskCheck") -> Iterator[str]:
             f" {separator}. With prompt_separator: {separator} that beginning is the prompt: pairs that share it lie in"
             " one part, and long ones are cut alike for both replies"
         )
-    otherwise = "the first" if found.spec.form == "compare" else "not so"
+    otherwise = "the first" if found.spec.form == "compare" else f"not '{entry.label_1}'" if entry else ""
     meanings = {1: f"1: {entry.label_1}", 0: f"0: {otherwise}"} if entry else {0: "0", 1: "1"}
+    if scores := found.spec.metrics:
+        harmful = (
+            "" if found.spec.unsafe_label is None else f"; the harmful class is {meanings[found.spec.unsafe_label]}"
+        )
+        yield f"scored beside accuracy: {', '.join(scores)}{harmful}"
     for label, content in found.examples:
         yield "--- an example" + ("" if label is None else f" with label {meanings[label]}")
         for column, cell in content.items():

@@ -267,6 +267,8 @@ class TaskBase(Config):
             raise ValueError(
                 f"metrics has {' and '.join(of_harm)}, so say which class is the harmful one: unsafe_label: 0 or 1"
             )
+        if self.unsafe_label is not None and not of_harm and not isinstance(self, CatalogueTask):  # which know theirs
+            raise ValueError(f"unsafe_label serves no score; name one in metrics: {' or '.join(OF_HARM)}")
         return self
 
 
@@ -472,6 +474,11 @@ class CatalogueTask(TaskBase):
         if data.get("id") not in (None, *(place.id for place in entry.places)):
             known = " or ".join(place.id for place in entry.places) or "none: it is no hub dataset"
             raise ValueError(f"id is {data['id']!r}; hub repositories of '{entry.key}' known here: {known}")
+        if data.get("unsafe_label", entry.unsafe_label) != entry.unsafe_label:
+            known = "has no harmful class" if entry.unsafe_label is None else f"has label {entry.unsafe_label} for harm"
+            raise ValueError(
+                f"unsafe_label is {data['unsafe_label']!r}, but dataset '{entry.key}' {known}; leave it out"
+            )
         if data.get("mirror") is not None and (data.get("id"), data.get("revision")) != (None, None):
             raise ValueError("mirror says that files are read, id and revision are about the hub; keep one of them")
         own = {"name": entry.key, "metrics": entry.metrics, "unsafe_label": entry.unsafe_label}

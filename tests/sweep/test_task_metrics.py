@@ -88,9 +88,12 @@ def test_datasets_of_the_catalogue_bring_their_scores_and_a_task_may_name_others
         ({"metrics": ["macro_f1"], "form": "generate"}, "only for form classify, but form is generate"),
         ({"unsafe_label": 1, "form": "compare"}, "only for form classify, but form is compare"),
         ({"unsafe_label": 2}, "unsafe_label"),
+        ({"unsafe_label": 1}, "serves no score; name one in metrics: unsafe_rate or false_alarm_rate"),
+        ({"source": "catalogue", "dataset": "wts_safety", "unsafe_label": 1}, "has label 0 for harm"),
+        ({"source": "catalogue", "dataset": "boolq", "unsafe_label": 1}, "has no harmful class"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(keys, said):
     with pytest.raises(ValidationError, match=r"metrics|unsafe_label") as error:
-        task(**FILES | keys)
+        task(**keys if "source" in keys else FILES | keys)
     assert said in str(error.value)
