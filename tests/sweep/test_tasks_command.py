@@ -191,7 +191,7 @@ def test_a_dataset_is_checked(mirror, capsys, tmp_path):
     assert "50.0%" in next(line for line in out.splitlines() if line.startswith("test "))
     assert "of the larger class, to balance" in next(line for line in out.splitlines() if "rows left out" in line)
     assert "overlaps: no group lies in two parts" in out
-    assert "--- an example with label 0: not so\nPassage: " in out
+    assert "--- an example with label 0: not 'the answer is yes'\nPassage: " in out
     assert "--- an example with label 1: the answer is yes\nPassage: " in out
     tokens = next(line for line in out.splitlines() if line.startswith("tokens"))
     assert all(word in tokens for word in ("median", "90 %", "99 %", "longest"))
