@@ -274,11 +274,11 @@ def section_figures(
 
 def _tests_caption(skill: pl.DataFrame) -> str:
     derived = skill.filter(pl.col("predictor") == DERIVED)
-    n = derived.filter(pl.col("quantity") == "student")["n"].sum()
+    n = int(derived.filter(pl.col("quantity") == "student")["n"].sum())
     tested = "too few rungs to test by hiding some"
     if n:
         tested = f"their widths are from {counted(n, 'prediction')} of hidden students"
-    left_out = derived.filter(pl.col("quantity") == "pgr")["n_left_out"].sum()
+    left_out = int(derived.filter(pl.col("quantity") == "pgr")["n_left_out"].sum())
     words = f"50, 80 and 95 % bands; {tested}. Open squares: predicted while the largest were hidden."
     words += f" Left out for want of a gap: {counted(left_out, 'test')} of PGR." if left_out else ""
     words += (
