@@ -4,7 +4,7 @@ import difflib
 import itertools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -517,7 +517,10 @@ def _in_words(error: Any, value: Any, root: type[BaseModel]) -> str:
     if kind == "value_error":
         return message
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(key, _keys_at(root, error['loc'][:-1]))}"
+        models = _models_at(root, error["loc"][:-1])
+        if sources := _sources_with(key, models):
+            return f"only for source {' or '.join(sources)}"
+        return f"unknown key{nearest(key, sorted({name for m in models for name in m.model_fields} - {key}))}"
     if "pairs" in error["loc"]:
         return f"must be all, adjacent, or a list such as [[weak, strong]], got {value!r}"
     if kind == "missing":
@@ -554,15 +557,22 @@ def _real_location(loc: Location, data: Any, kind: str) -> tuple[Location, Any]:
     return tuple(real), data
 
 
-def _keys_at(kind: Any, loc: Location) -> list[str]:
-    """The keys allowed at a location of the model tree, for "did you mean"."""
+def _sources_with(key: str, models: Sequence[type[BaseModel]]) -> list[str]:
+    """The sources of tasks that have a key."""
+    having = [model.model_fields["source"] for model in models if {key, "source"} <= model.model_fields.keys()]
+    literals = [field.annotation for field in having if typing.get_origin(field.annotation) is Literal]
+    return sorted(str(name) for literal in literals for name in typing.get_args(literal))
+
+
+def _models_at(kind: Any, loc: Location) -> list[type[BaseModel]]:
+    """What may stand at a location of the model tree; their keys are for "did you mean"."""
     kinds = _models_in(kind)
     for part in loc:
         if isinstance(part, int):
             continue
         inner = [m.model_fields[part].annotation for m in kinds if part in m.model_fields]
         kinds = [model for annotation in inner for model in _models_in(annotation)] or kinds
-    return sorted({key for model in kinds for key in model.model_fields})
+    return kinds
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -507,6 +507,16 @@ class PythonTask(TaskBase):
     choices: Choices = "expand"
     balance: Balance = "never"
 
+    @field_validator("form")
+    @classmethod
+    def _has_no_answers_in_words(cls, form: Form) -> Form:
+        if form == "generate":
+            raise ValueError(
+                "rows of a function have a label, options or two replies: form is classify or compare; for generate let"
+                " the function write a file (source: files), or take source: hub or chess"
+            )
+        return form
+
 
 TaskSpec = Annotated[
     FactsTask | FilesTask | HubTask | CatalogueTask | PythonTask | ChessTask, Field(discriminator="source")

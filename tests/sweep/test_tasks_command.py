@@ -84,6 +84,14 @@ def test_a_task_is_a_name_or_a_dataset_with_settings(tmp_path):
         ("bolq", r"s.yaml:4: tasks\[0\]: there is no task 'bolq'; did you mean 'boolq'\? \(w2s tasks lists them\)"),
         ("{dataset: cosmosqa}", r"tasks\[0\].dataset: there is no dataset 'cosmosqa'; did you mean \"cosmos_qa\""),
         ("{dataset: boolq, chioces: sample}", r"tasks\[0\].chioces: unknown key; did you mean 'choices'\?"),
+        (
+            "{name: t, source: files, train: [a.csv], choices: sample}",
+            r"s.yaml:4: tasks\[0\].choices: only for source catalogue or python",
+        ),
+        (
+            "{name: t, source: python, object: 'a.py:f', form: generate}",
+            r"tasks\[0\].form: rows of a function .* for generate let the function write a file",
+        ),
         ("{dataset: boolq, choices: both}", r"tasks\[0\].choices: must be 'expand' or 'sample', got 'both'"),
         ("{dataset: boolq, balance: yes}", r"tasks\[0\].balance: must be 'paper', 'always' or 'never', got True"),
         (

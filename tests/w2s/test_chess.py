@@ -109,6 +109,12 @@ def test_a_game_that_does_not_lead_to_the_puzzle_is_refused(tmp_path):
         load_chess(task(write_csv(tmp_path / "p.csv", [SCHOLAR]), show="moves", games=[str(games)]))
 
 
+def test_games_of_other_puzzles_are_said_to_be_that(tmp_path):
+    games = write_csv(tmp_path / "games.csv", [["Other", "e2e4"]], ["game_id", "moves_uci"])
+    with pytest.raises(DataError, match=r"none of the game ids of 2 puzzles is in .*games\.csv \(column game_id\)"):
+        load_chess(task(write_csv(tmp_path / "p.csv", [SCHOLAR, FORK]), show="moves", games=[str(games)]))
+
+
 def test_puzzles_without_any_game_say_what_can_be_done(tmp_path):
     with pytest.raises(DataError, match=r"show: fen.*games: columns game_id, moves_uci"):
         load_chess(task(write_csv(tmp_path / "p.csv", [SCHOLAR]), show="moves"))

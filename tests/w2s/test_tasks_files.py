@@ -220,6 +220,11 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
         ("a.txt", "a\n", r"a\.txt: unknown kind of file; names end in \.jsonl, \.csv, \.tsv, \.parquet"),
         ("a.parquet", "not parquet", r"a\.parquet: cannot be read"),
         ("a.csv", "text,label\n" + "a,0\nb,1\nc,2\n", r"label column 'label' has 3 values \('0', '1', '2'\)"),
+        ("a.csv", "text,label\na,0\nb,1\nc,positive\nd,0\ne,1\n",
+         r"The rarest, 'positive', is in 1 of 5 rows, first in .*a\.csv, line 4$"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "cut \\uD83d", "label": 0}\n',
+         r"a\.jsonl, line 2: 'text' holds half of an escaped character"),
+        ("a.jsonl", '{"text": "a", "label": {"x": ["\\udc00"]}}\n', r"a\.jsonl, line 1: 'label' holds half"),
         ("a.csv", "text,label\na,bad\nb,good\n", r"its values mean, e\.g\. label_values: \{'bad': 0, 'good': 1\}"),
         ("a.csv", "text,label\na,1\nb,1\n", r"a\.csv: every label in column 'label' is '1', and a task needs both"),
         ("a.csv", "text,label\na,1\nb,-1\n", r"both classes; 1 rows with -1, null or blank count as unlabelled unless"),
@@ -245,7 +250,21 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
 
 def test_text_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
-    refused(task(str(tmp_path / "a.csv")), r"a\.csv: not UTF-8 text .* convert it to UTF-8")
+    refused(task(str(tmp_path / "a.csv")), r"a\.csv, line 2: not UTF-8 text .* convert it to UTF-8")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_the_line_of_text_in_another_encoding_is_named_also_far_into_a_file(tmp_path, name):
+    line = b'{"text": "some words", "label": 1}\n'
+    content = line * 5000 + line.replace(b"some", "café".encode("latin-1")) + line
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    refused(task(str(tmp_path / name)), rf"{name}, line 5001: not UTF-8 text")
+
+
+def test_escaped_characters_beyond_the_first_plane_are_read(tmp_path):
+    rows = [{"text": f"\U0001f600 {i}", "label": i % 2, "cut": "\ud83d"} for i in range(40)]  # `cut` is not read
+    data = load_task(task(jsonl(tmp_path / "a.jsonl", rows)))
+    assert data.frame["text"].str.starts_with("\U0001f600 ").all()
 
 
 def test_a_label_without_meaning_is_refused_by_line(tmp_path):

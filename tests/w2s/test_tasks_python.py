@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from w2s.config import PythonTask
 from w2s.errors import DataError
@@ -148,7 +149,7 @@ def f():
         ("def f():\n    return {'train': []}", r"train has no usable row; left out: none"),
         ("def f():\n    x = 1\n    return {'train': 1 / 0}", r"own.py:f: failed, line 3: ZeroDivisionError"),
         ("def f():\n    return {'train': [{'text': 'a', 'label': 0}, {'text': 'b', 'label': 'x'}]}",
-         r"train row 2: text 'b' with label 'x'; a text and 0 or 1 are needed"),
+         r"own.py:f, train row 2: label must be 0 or 1, got 'x'"),
         ("def f():\n    return {'train': [{'text': 'a', 'lable': 0}]}", r'unknown key \'lable\'; did you mean "label"'),
         ("def f():\n    return {'train': [{'text': 'a'}]}", r"missing 1 required positional argument: 'label'"),
         ("def f():\n    return {'train': [3]}", r"train row 1: is a int; a mapping with text and label"),
@@ -159,6 +160,71 @@ def f():
 def test_what_cannot_be_used_is_said_with_file_and_line(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         load_task(task(f"{source(tmp_path, text)}:f"))
+
+
+STATEMENT = {"text": "a", "label": 1}
+PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
+QUESTION = {"before": "b", "options": ["x", "y"], "right": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (STATEMENT | {"text": None}, "text must be a text, got None"),
+        (STATEMENT | {"text": "cut \ud83d"}, r"text holds half of a surrogate pair.*'cut \\ud83d'"),
+        (STATEMENT | {"label": 0.5}, r"label must be 0 or 1, got 0\.5"),
+        (STATEMENT | {"label": [1]}, r"label must be 0 or 1, got \[1\]"),
+        (STATEMENT | {"groups": 3}, "groups must be a list, got 3"),
+        (STATEMENT | {"groups": ["g", 3]}, r"groups\[1\] must be a text, got 3"),
+        (STATEMENT | {1: 2, "x": 3}, "unknown key '1'"),
+        (PAIR | {"prompt": None}, "prompt must be a text, got None"),
+        (PAIR | {"chosen": 5}, "chosen must be a text, got 5"),
+        (PAIR | {"rejected": "\udc00"}, "rejected holds half of a surrogate pair"),
+        (QUESTION | {"right": "0"}, "right is '0', but there are 2 options"),
+        (QUESTION | {"right": -1}, "right is -1, but there are 2 options"),
+        (QUESTION | {"options": [1, 2]}, r"options\[0\] must be a text, got 1"),
+        (QUESTION | {"options": ["a", None]}, r"options\[1\] must be a text, got None"),
+        (QUESTION | {"options": "abc"}, "options must be a list, got 'abc'"),
+        (QUESTION | {"barred": 2}, "barred must be a list, got 2"),
+        (QUESTION | {"barred": "cc"}, "barred must be a list, got 'cc'"),
+        (QUESTION | {"barred": [7]}, "barred is 7, but there are 2 options"),
+        (QUESTION | {"before": None}, "before must be a text, got None"),
+        (QUESTION | {"after": None}, "after must be a text, got None"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_row_and_name(tmp_path, row, message):
+    form = "compare" if "chosen" in row else "classify"
+    rows = {"train": [PAIR if form == "compare" else STATEMENT, row]}
+    with pytest.raises(DataError, match=f"own.py:f, train row 2: {message}"):
+        load_task(returning(tmp_path, repr(rows), form=form))
+
+
+def test_numbers_of_numpy_and_whole_floats_are_labels_and_places(tmp_path):
+    text = """
+import numpy as np
+LABELS = [1.0, 0, True, np.False_, np.int64(1), np.float32(0), float("nan"), np.float64("nan")]
+def f(questions):
+    if questions:
+        return {"train": [{"before": f"Q{i} ", "options": np.array(["a", "b", "c"]), "right": np.int64(1),
+                           "barred": [2.0], "groups": None} for i in range(80)]}
+    return {"train": [{"text": f"t{i}", "label": LABELS[i % 8], "groups": None} for i in range(80)]}
+"""
+    place = f"{source(tmp_path, text)}:f"
+    data = load_task(task(place, params={"questions": False}))
+    assert data.dropped == {"unlabelled": 20}
+    assert all(label == 1 - int(t[1:]) % 2 for t, label in data.frame.select("text", "label").iter_rows())
+    frame = load_task(task(place, params={"questions": True})).frame
+    assert {(t[-1], label) for t, label in frame.select("text", "label").iter_rows()} == {("a", 0), ("b", 1)}
+
+
+def test_a_missing_file_is_refused_when_rows_are_read_too(tmp_path):
+    with pytest.raises(DataError, match=r"nope\.csv: no such file"):
+        load_task(task(f"{source(tmp_path)}:even", files=(str(tmp_path / "nope.csv"),)))
+
+
+def test_a_function_cannot_return_answers_in_words():
+    with pytest.raises(ValidationError, match=r"for generate let the function write a file \(source: files\)"):
+        task("own.py:f", form="generate")
 
 
 @pytest.mark.parametrize(

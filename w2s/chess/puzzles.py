@@ -222,6 +222,11 @@ def _same_games_tied(rows: list[PuzzleRow]) -> list[PuzzleRow]:
 
 def _nothing(spec: ChessTask, dropped: Counter[str], sources: Sequence[str], reason: str) -> str:
     where = ", ".join(sources)
+    if dropped["no_game"] and spec.games:
+        return (
+            f"{where}: none of the game ids of {dropped['no_game']:,} puzzles is in {', '.join(spec.games)} (column"
+            " game_id): name the files with the games of these puzzles, or show puzzles by their FEN (show: fen)"
+        )
     if dropped["no_game"]:
         return (
             f"{where}: no puzzle's game is known, and lichess puzzle files hold no games: show them by their FEN"

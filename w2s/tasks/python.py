@@ -19,6 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from w2s.config import PythonTask
 from w2s.errors import DataError
 from w2s.fingerprints import HashFile, hash_file
@@ -26,7 +28,7 @@ from w2s.tasks.base import left_out
 from w2s.tasks.build import Row, SourceRows
 from w2s.tasks.catalogue import Converted, LeftOut, Pair, Question, Statement
 from w2s.tasks.choices import rows_from
-from w2s.tasks.tables import nearest, require_file
+from w2s.tasks.tables import is_utf8, nearest, require_file
 
 ENTRY_POINTS = "w2s.tasks"
 """Group under which packages announce tasks."""
@@ -44,6 +46,8 @@ def read_python(spec: PythonTask) -> SourceRows:
         DataError: There is no such function, it fails, or it returns something else.
     """
     source, name = _located(spec.object)
+    for file in spec.files:
+        require_file(Path(file))
     function = _function(spec.object, source, name)
     arguments = dict(spec.params) | ({"files": list(spec.files)} if spec.files else {})
     try:
@@ -187,12 +191,10 @@ def _converted(spec: PythonTask, value: Any) -> Converted:
         kind = next((kind for key, kind in _KINDS.items() if key in value), Statement)
         known = {field.name for field in fields(kind)}
         if unknown := set(value) - known:
-            raise DataError(f"unknown key {min(map(str, unknown))!r}{nearest(str(min(unknown)), known)}")
-        made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        if isinstance(made.get("groups"), str):
-            made["groups"] = (made["groups"],)
+            first = min(map(str, unknown))
+            raise DataError(f"unknown key {first!r}{nearest(first, known)}")
         try:
-            value = kind(**made)
+            value = kind(**value)
         except TypeError as error:
             raise DataError(f"{value!r:.100}: {str(error).partition('() ')[2]}") from None
     if not isinstance(value, Statement | Question | Pair):
@@ -201,12 +203,72 @@ def _converted(spec: PythonTask, value: Any) -> Converted:
         of_form = {"compare": "prompt, chosen and rejected", "classify": "text and label, or before, options and right"}
         needed = of_form[spec.form]
         raise DataError(f"a {type(value).__name__}, but the task's form is {spec.form}: {needed} are needed")
-    if isinstance(value, Statement) and (value.label not in (0, 1) or not isinstance(value.text, str)):
-        if value.label in (-1, None):
-            raise LeftOut("unlabelled")
-        raise DataError(f"text {value.text!r:.60} with label {value.label!r}; a text and 0 or 1 are needed")
-    if isinstance(value, Question) and value.right is not None and not 0 <= value.right < len(value.options):
-        raise DataError(f"right is {value.right}, but there are {len(value.options)} options, counted from 0")
-    if isinstance(value, Statement) and isinstance(value.label, bool):
-        return Statement(value.text, int(value.label), value.groups)
+    return _checked(value)
+
+
+def _checked(row: Converted) -> Converted:
+    """The row with every field of the type that it is declared with: what a user's function put there is anything.
+
+    Raises:
+        LeftOut: It has no label.
+        DataError: A field holds something else; names it.
+    """
+    groups = () if row.groups is None else row.groups
+    groups = _texts("groups", (groups,) if isinstance(groups, str) else groups)
+    match row:
+        case Statement():
+            text = _text("text", row.text)
+            missing = row.label is None or (isinstance(row.label, float | np.floating) and np.isnan(row.label))
+            if missing or _whole(row.label) == -1:
+                raise LeftOut("unlabelled")
+            label = _whole(row.label)
+            if label not in (0, 1):
+                raise DataError(f"label must be 0 or 1, got {row.label!r:.60}")
+            return Statement(text, label, groups)
+        case Question():
+            options = _texts("options", row.options)
+            return Question(
+                before=_text("before", row.before),
+                options=options,
+                right=None if row.right is None else _option("right", row.right, len(options)),
+                groups=groups,
+                after=_text("after", row.after),
+                barred=tuple(_option("barred", i, len(options)) for i in _several("barred", row.barred)),
+            )
+        case Pair():
+            prompt, chosen, rejected = (_text(name, getattr(row, name)) for name in ("prompt", "chosen", "rejected"))
+            return Pair(prompt, chosen, rejected, groups)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{name} must be a text, got {value!r:.60}")
+    if not is_utf8(value):
+        raise DataError(f"{name} holds half of a surrogate pair, which is no character: {value!a:.60}")
     return value
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{name} must be a list, got {value!r:.60}")
+    return tuple(value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(_text(f"{name}[{i}]", item) for i, item in enumerate(_several(name, value)))
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also one that is written as a boolean or as 1.0, or is one of numpy's; None for anything else."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return int(value) if isinstance(value, int) or (isinstance(value, float) and value.is_integer()) else None
+
+
+def _option(name: str, value: Any, options: int) -> int:
+    index = _whole(value)
+    if index is None or not 0 <= index < options:
+        raise DataError(f"{name} is {value!r:.60}, but there are {options} options, counted from 0")
+    return index

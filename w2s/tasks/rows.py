@@ -127,6 +127,7 @@ def _read_labels(spec: RowFormat, tables: Sequence[Table], dropped: Counter[str]
     labelled = []
     unlabelled = 0
     values: dict[str, tuple[Table, int]] = {}
+    counts: Counter[str] = Counter()
     for table in tables:
         for i, value in enumerate(table.columns[column]):
             key = _label_key(value, plain=spec.label_values is None)
@@ -134,9 +135,10 @@ def _read_labels(spec: RowFormat, tables: Sequence[Table], dropped: Counter[str]
                 unlabelled += 1
                 continue
             values.setdefault(key, (table, i))
+            counts[key] += 1
             labelled.append((table, i, meaning.get(key, -1)))
     dropped["unlabelled"] += unlabelled
-    _check_labels(spec, tables, values, unlabelled)
+    _check_labels(spec, tables, values, counts, unlabelled)
     return labelled
 
 
@@ -153,7 +155,11 @@ def _label_key(value: Any, *, plain: bool) -> str:
 
 
 def _check_labels(
-    spec: RowFormat, tables: Sequence[Table], values: Mapping[str, tuple[Table, int]], unlabelled: int
+    spec: RowFormat,
+    tables: Sequence[Table],
+    values: Mapping[str, tuple[Table, int]],
+    counts: Mapping[str, int],
+    unlabelled: int,
 ) -> None:
     column = _label_column(spec)
     shown = ", ".join(map(repr, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
@@ -166,8 +172,12 @@ def _check_labels(
                     f"{nearest(value, spec.label_values)} (they are: {known})"
                 )
     elif len(values) > 2:
+        rarest = min(list(values)[::-1], key=lambda value: counts[value])  # of equally rare ones, the last to appear
+        table, i = values[rarest]
         raise DataError(
-            f"{_sources(tables)}: label column {column!r} has {len(values)} values ({shown}); a task has two classes"
+            f"{_sources(tables)}: label column {column!r} has {len(values)} values ({shown}); a task has two classes."
+            f" The rarest, {rarest!r}, is in {counts[rarest]:,} of {sum(counts.values()):,} rows, first in"
+            f" {table.where(i)}"
         )
     meaning: Mapping[str, int] = spec.label_values or _PLAIN_LABELS
     if not set(values) <= set(meaning):

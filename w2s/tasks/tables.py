@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from w2s.fingerprints import HashFile
 KINDS = ("jsonl", "csv", "tsv", "parquet")
 PIECE = 20_000
 """Rows of a piece of a large source."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of an escaped character in JSON; without the other half it is no character, and cannot be written as UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -208,17 +211,36 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8"
-        ) from error
+        raise DataError(f"{path}{_undecodable(path)}: not UTF-8 text ({error.reason}); convert it to UTF-8") from error
     except (gzip.BadGzipFile, EOFError, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
+def _undecodable(path: Path) -> str:
+    """ ", line 7", the first that is not UTF-8: a decoder that reads ahead knows only the place in its buffer."""
+    with _open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not is_utf8(line):
+                return f", line {number}"
+    return ""
+
+
+def is_utf8(text: str | bytes) -> bool:
+    """Whether bytes are UTF-8, or a text can be written as such: one with half a surrogate pair cannot."""
+    try:
+        _ = text.encode() if isinstance(text, str) else text.decode()
+    except UnicodeError:
+        return False
+    return True
+
+
+def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.GzipFile(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
 def _open(path: Path) -> io.TextIOWrapper:
-    raw = gzip.GzipFile(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
     # newline="" keeps line breaks inside quoted CSV cells as they are; utf-8-sig drops a byte order mark.
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -321,6 +343,8 @@ def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Itera
             raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a {type(row).__name__} where a JSON object is expected")
+        if _SURROGATE.search(line):
+            _require_characters(path, number, row, wanted)
         present.update(row)
         piece.add(number, row)
         # A column that no row had yet may still come, or is missing: that is said before any row is used.
@@ -332,6 +356,15 @@ def _read_jsonl(path: Path, wanted: Collection[str], limit: int | None) -> Itera
     require_columns(str(path), wanted, present)
     if len(piece):
         yield piece.taken()
+
+
+def _require_characters(path: Path, number: int, row: Mapping[str, Any], wanted: Collection[str]) -> None:
+    for name in sorted(wanted):
+        if not is_utf8(json.dumps(row.get(name), ensure_ascii=False)):
+            raise DataError(
+                f"{path}, line {number}: {name!r} holds half of an escaped character (\\ud800 to \\udfff without the"
+                " other half), perhaps because the text was cut there; write the whole character, or leave it out"
+            )
 
 
 def _read_parquet(path: Path, wanted: Collection[str], limit: int | None) -> Iterator[Table]:
