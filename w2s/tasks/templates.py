@@ -40,6 +40,8 @@ _FILES = """\
                                   # false_alarm_rate are others (docs/tasks.md)
     # unsafe_label: 1             # the harmful class, for unsafe_rate and false_alarm_rate
     # Pairs of replies instead of labels: form: compare, with columns: {{prompt: ..., chosen: ..., rejected: ...}}
+    # Answers in words: form: generate, with columns: {{prompt: ..., answer: ..., tags: [topic]}} and methods: [naive];
+                                  # the report has accuracy by tag
     splits: {{supervise: 0.4, transfer: 0.4, validation: 0.05, test: 0.15, split_seed: 0}}
 
 """
