@@ -208,7 +208,7 @@ def _tune(execution: _Execution, *, max_parallel: int | None, folder: str) -> se
         progress.say(f"stopping: {what}; Ctrl-C again quits at once")
 
     fitted, ended = threading.Event(), ended_children()
-    interrupts.install(ask_to_stop, is_lost=lambda: not fitted.is_set() and ended_children() > ended)
+    interrupts.install(ask_to_stop, is_lost=lambda: not fitted.is_set() and bool(ended_children() - ended))
     try:
         tuner.fit()
     finally:
