@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -47,6 +50,15 @@ def w2s(*words: object, check: int | None = 0, cwd: Path) -> str:
     assert check is None or result.returncode == check, text
     assert "Traceback" not in text, text
     return text
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen, told: Callable[[], str], seconds: float) -> None:
+    """Returns once the condition holds, and fails with what the process told if that ends first or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, told()
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.02)  # between looks at a condition; nothing depends on its length
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from sweep.execution.execute import Placement, execute
-from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
+from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, until, w2s
 
 pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 120.0
@@ -71,11 +71,7 @@ class Terminal:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def until(self, condition) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)  # between looks at a condition; nothing depends on its length
+        until(condition, self.process, lambda: self.text, DEADLINE_SECONDS)
 
     def wait(self) -> int:
         code = self.process.wait(timeout=DEADLINE_SECONDS)

@@ -5,12 +5,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 
 import psutil
 import pytest
 
-from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, w2s
+from tests.end_to_end.drive import W2S, Results, assert_same_results, environment, until, w2s
 
 pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 180.0
@@ -81,11 +80,7 @@ class Driver:
         return self._log.read_text()
 
     def until(self, condition) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)  # between looks at a condition; nothing depends on its length
+        until(condition, self.process, lambda: self.text, DEADLINE_SECONDS)
 
     def wait(self) -> int:
         return self.process.wait(timeout=DEADLINE_SECONDS)
